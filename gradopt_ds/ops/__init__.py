@@ -1,0 +1,43 @@
+"""Pure functions on matrices ``[..., m, n]``: no state, no process group, no autograd."""
+
+from gradopt_ds.ops.coupled_newton_schulz import CoupledNewtonSchulz
+from gradopt_ds.ops.exact import SVD, Eigh
+from gradopt_ds.ops.gradnorm import grad_norm
+from gradopt_ds.ops.gram_newton_schulz import GramNewtonSchulz
+from gradopt_ds.ops.matrix_map import (
+    MatrixMap,
+    MatrixRule,
+    MatrixUpdate,
+    map_equal_shapes,
+    map_whole_matrices,
+)
+from gradopt_ds.ops.newton_schulz import NewtonSchulz
+from gradopt_ds.ops.nuclear import nuclear_norm
+from gradopt_ds.ops.oracle import Oracle
+from gradopt_ds.ops.polar_express import PolarExpress
+from gradopt_ds.ops.power import sign_power
+from gradopt_ds.ops.precision import default_compute_dtype
+from gradopt_ds.ops.registry import ORACLES, make_oracle
+from gradopt_ds.ops.whitening import swan_direction
+
+__all__ = [
+    "ORACLES",
+    "SVD",
+    "CoupledNewtonSchulz",
+    "Eigh",
+    "GramNewtonSchulz",
+    "MatrixMap",
+    "MatrixRule",
+    "MatrixUpdate",
+    "NewtonSchulz",
+    "Oracle",
+    "PolarExpress",
+    "default_compute_dtype",
+    "grad_norm",
+    "make_oracle",
+    "map_equal_shapes",
+    "map_whole_matrices",
+    "nuclear_norm",
+    "sign_power",
+    "swan_direction",
+]

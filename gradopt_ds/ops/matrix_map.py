@@ -1,0 +1,98 @@
+"""From parameters to whole matrices and back: the contract between optimizers and layouts.
+
+An optimizer hands over one direction per parameter (its gradient or momentum) and a rule for
+whole matrices. A *matrix map* finds the matrices in those directions, applies the rule, and
+yields the updates where they belong. With whole parameters that is a loop over shapes (here);
+under ZeRO it is an exchange between ranks (``gradopt_ds.sharding``). The optimizer does not know
+which of the two it has.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+MatrixRule = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""``[b, m, n]`` → directions ``[b, m, n]`` and one scale per matrix ``[b]``."""
+
+BATCH_ELEMENTS = 2**24
+"""Most elements in one batched call: 64 MiB of float32, so that batching equal shapes never
+multiplies the working set of the largest matrix by the number of layers."""
+
+
+@dataclass(frozen=True)
+class MatrixUpdate:
+    """The update of one matrix, or of the part of it that a rank holds.
+
+    Attributes:
+        param: the parameter, or the flat slice, that the update belongs to.
+        direction: the rule's direction, in the shape of ``target(param)``. Owned by the receiver.
+        scale: 0-d factor of the direction.
+        where: the elements of the flat ``param``; ``None`` when it is all of ``param``.
+    """
+
+    param: Tensor
+    direction: Tensor
+    scale: Tensor
+    where: slice | None = None
+
+    def target(self, like_param: Tensor) -> Tensor:
+        """The part of a tensor laid out like ``param`` (weights, momentum) that is updated."""
+        return like_param if self.where is None else like_param[self.where]
+
+
+class MatrixMap(Protocol):
+    """Applies a rule to every matrix that lies in the given parameters.
+
+    The iterator must be exhausted: other ranks may be waiting for this one.
+    """
+
+    def __call__(
+        self, params: Sequence[Tensor], directions: Sequence[Tensor], rule: MatrixRule
+    ) -> Iterator[MatrixUpdate]:
+        """Yield the updates of every matrix in ``params``, in any order."""
+        ...
+
+
+def map_equal_shapes(
+    matrices: Sequence[Tensor], rule: MatrixRule
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Apply ``rule`` to matrices of any shapes, those of one shape together.
+
+    Args:
+        matrices: 2-D tensors; they are read, never written.
+        rule: the batched rule.
+
+    Yields:
+        ``(index, direction [m, n], scale [])`` for every matrix, batch by batch.
+    """
+    by_shape: dict[tuple[torch.Size, torch.dtype], list[int]] = {}
+    for index, matrix in enumerate(matrices):
+        by_shape.setdefault((matrix.shape, matrix.dtype), []).append(index)
+    for (shape, _), indices in by_shape.items():
+        per_batch = max(1, BATCH_ELEMENTS // max(1, shape.numel()))
+        for first in range(0, len(indices), per_batch):
+            batch = indices[first : first + per_batch]
+            directions, scales = rule(torch.stack([matrices[i] for i in batch]))
+            yield from zip(batch, directions, scales, strict=True)
+
+
+def map_whole_matrices(
+    params: Sequence[Tensor], directions: Sequence[Tensor], rule: MatrixRule
+) -> Iterator[MatrixUpdate]:
+    """The matrix map of a process that holds every matrix whole (see :class:`MatrixMap`).
+
+    Raises:
+        RuntimeError: a parameter is not 2-D, for instance a flat slice whose layout nobody gave.
+    """
+    for param in params:
+        if param.ndim != 2:
+            raise RuntimeError(
+                f"expected a whole matrix, got a parameter of shape {tuple(param.shape)}. Under "
+                "DeepSpeed this is a flat ZeRO slice: `import gradopt_ds` must run before "
+                "`deepspeed.initialize`, so that the optimizer is told where its matrices are."
+            )
+    for index, direction, scale in map_equal_shapes(directions, rule):
+        yield MatrixUpdate(params[index], direction, scale)

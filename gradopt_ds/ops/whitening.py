@@ -1,0 +1,34 @@
+"""SWAN's direction: GradNorm, GradWhitening, rescaling."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from gradopt_ds.ops.gradnorm import grad_norm
+from gradopt_ds.ops.norms import unit
+from gradopt_ds.ops.oracle import Oracle
+
+
+@torch.no_grad()
+def swan_direction(g: Tensor, oracle: Oracle) -> Tensor:
+    r"""Normalise, whiten and rescale gradients.
+
+    .. math::
+        \hat G = \mathrm{GradNorm}(G),\quad W = (\hat G\hat G^\top)^{-1/2}\hat G,\quad
+        \Delta = \frac{\sqrt{mn}}{\|W\|_F}\,W
+
+    Source: SWAN, arXiv 2412.13148, Algorithm 1. Whitening gives the polar factor, for m > n that
+    from the right. The rows of the normalised gradient sum to zero, so a matrix with m >= n
+    always has a null direction: the oracle must cope with rank-deficient input.
+
+    Args:
+        g: gradients ``[..., m, n]`` of any floating dtype and scale.
+        oracle: computes the polar factor.
+
+    Returns:
+        ``[..., m, n]`` of Frobenius norm sqrt(mn) in float32 (float64 for float64); zero
+        gradients give zeros.
+    """
+    whitened = oracle(grad_norm(g))
+    return unit(whitened, 2, dim=(-2, -1)) * math.sqrt(g.shape[-2] * g.shape[-1])

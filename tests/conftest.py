@@ -1,0 +1,14 @@
+"""Settings that every test needs, before torch or DeepSpeed is imported."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+# DeepSpeed builds a small extension at first use; a build that was killed leaves a lock behind,
+# so the tests keep theirs apart from the user's.
+os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(ROOT / ".cache" / "torch_extensions"))
+# Two OpenMP threads per process on a busy two-core machine cost far more than they bring.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
