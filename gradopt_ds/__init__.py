@@ -1,0 +1,35 @@
+"""SWAN, PolarGrad and GradPower for DeepSpeed: ``import gradopt_ds``, then name them in the JSON.
+
+Importing this package extends ``deepspeed.initialize`` by this library's optimizer names; configs
+that name other optimizers are not affected. Without DeepSpeed installed the optimizers still work
+in a plain PyTorch script.
+"""
+
+from importlib.util import find_spec
+
+from gradopt_ds.optim import (
+    SWAN,
+    AuxAdamW,
+    GradPower,
+    Muon,
+    PolarGrad,
+    assign_rules,
+    matrix_param_groups,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SWAN",
+    "AuxAdamW",
+    "GradPower",
+    "Muon",
+    "PolarGrad",
+    "assign_rules",
+    "matrix_param_groups",
+]
+
+if find_spec("deepspeed") is not None:
+    from gradopt_ds.integration import install
+
+    install()

@@ -1,0 +1,110 @@
+"""GradPower: ``sign(g)|g|^p`` before any base optimizer (arXiv 2505.24275)."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from gradopt_ds.ops import sign_power
+from gradopt_ds.optim.settings import Positive, checked
+
+
+@contextmanager
+def powered_gradients(group: dict[str, Any]) -> Iterator[None]:
+    """Within the context the gradients of ``group`` are ``phi_p(g)``, ``p = group["power"]``.
+
+    The gradients themselves are left as they are: a caller that keeps on accumulating into them
+    must not meet a gradient that has already been raised to a power.
+    """
+    power = group["power"]
+    if power == 1.0:
+        yield
+        return
+    gradients = [param.grad for param in group["params"]]
+    try:
+        for param, gradient in zip(group["params"], gradients, strict=True):
+            param.grad = None if gradient is None else sign_power(gradient, power)
+        yield
+    finally:
+        for param, gradient in zip(group["params"], gradients, strict=True):
+            param.grad = gradient
+
+
+class GradPower(Optimizer):
+    r"""Any optimizer, fed with powered gradients: :math:`\varphi_p(g) = \mathrm{sign}(g)|g|^p`.
+
+    Source: GradPower, arXiv 2505.24275, Algorithm 1. The power is not homogeneous,
+    :math:`\varphi_p(cg) = c^p\varphi_p(g)`, so it acts once per step on the gradient that is
+    averaged over ranks and micro-batches, unscaled and clipped.
+
+    Args:
+        base: the optimizer that takes the step; its groups and state are shared, not copied.
+        power: the exponent p; 1.2 is the paper's choice for Adam. Small gradients shrink
+            (``1e-6 -> 6e-8`` at 1.2): keep the base optimizer's ``eps`` small.
+
+    Raises:
+        pydantic.ValidationError: ``power`` is not a positive number.
+        ValueError: ``base`` is itself a GradPower.
+    """
+
+    @checked
+    def __init__(self, base: Optimizer, power: Positive = 1.2) -> None:
+        if isinstance(base, GradPower):
+            raise ValueError("GradPower of GradPower: multiply the two powers into one")
+        self.base = base
+        super().__init__(base.param_groups, {**base.defaults, "power": power})
+        for group in self.param_groups:
+            group["power"] = power
+        self.state = base.state
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the base optimizer and to this one (see ``torch.optim.Optimizer``)."""
+        if not any(param_group is group for group in self.base.param_groups):
+            self.base.add_param_group(param_group)
+        super().add_param_group(param_group)
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take the base optimizer's step with powered gradients.
+
+        Args:
+            closure: re-evaluates the model and returns the loss, as in ``torch.optim``.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._share_with_base()
+        # Group by group, so that only one group's gradients exist twice at a time.
+        for group in self.param_groups:
+            self.base.param_groups = [group]
+            with powered_gradients(group):
+                self.base.step()
+        self.base.param_groups = self.param_groups
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base optimizer's state; ``power`` travels in its groups."""
+        self._share_with_base()
+        return self.base.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the base optimizer's state, with the checks that the base makes.
+
+        Raises:
+            ValueError: the state was saved by an optimizer without a gradient power.
+        """
+        if any("power" not in group for group in state_dict["param_groups"]):
+            raise ValueError(
+                "this state was saved without a gradient power: it is not GradPower's, and "
+                "resuming from it would change the optimizer in the middle of a run"
+            )
+        self._share_with_base()
+        self.base.load_state_dict(state_dict)
+        self.param_groups, self.state = self.base.param_groups, self.base.state
+
+    def _share_with_base(self) -> None:
+        # DeepSpeed assigns new lists to `param_groups`; the base must see the same ones.
+        self.base.param_groups = self.param_groups
+        self.base.state = self.state

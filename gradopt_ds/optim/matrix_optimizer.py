@@ -1,0 +1,135 @@
+"""The base of the optimizers that update whole matrices."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+
+from gradopt_ds.ops import MatrixMap, MatrixUpdate, Oracle, make_oracle, map_whole_matrices
+from gradopt_ds.optim.param_groups import AUX, MATRIX
+from gradopt_ds.optim.settings import AuxAdamW
+
+
+class MatrixOptimizer(Optimizer, ABC):
+    """A matrix rule for the linear layers, and torch's AdamW for everything else.
+
+    A subclass supplies its rule on whole matrices (:meth:`_matrix_rule`) and, if it has momentum,
+    what the rule is applied to (:meth:`_direction`). Where the matrices are is the business of
+    ``matrix_map``: the default expects them whole; under ZeRO it is replaced by an exchange.
+
+    Group settings of a matrix group are those in ``matrix_defaults``; of an auxiliary group,
+    AdamW's and ``lr_scale``. Every group's ``lr`` is the matrix learning rate, and an auxiliary
+    group steps with ``lr * lr_scale``: schedulers that write one ``lr`` into all groups, as
+    DeepSpeed's do, keep the ratio of the two.
+
+    Args:
+        params: groups that carry a rule, from :func:`gradopt_ds.optim.matrix_param_groups`.
+        matrix_defaults: settings of the matrix groups, ``lr`` among them.
+        oracle: how polar factors are computed, see :func:`gradopt_ds.ops.make_oracle`.
+        aux: settings of the auxiliary AdamW.
+
+    Raises:
+        ValueError: a group does not say its rule; an unknown oracle.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        matrix_defaults: Mapping[str, Any],
+        oracle: str | Mapping[str, Any] | Oracle,
+        aux: AuxAdamW,
+    ) -> None:
+        self.oracle = make_oracle(oracle)
+        self.matrix_map: MatrixMap = map_whole_matrices
+        self._matrix_defaults = dict(matrix_defaults)
+        self._aux = aux
+        super().__init__(params, {"lr": matrix_defaults["lr"]})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; settings it does not carry are filled in according to its rule.
+
+        Raises:
+            ValueError: the group has no ``rule``, or a matrix group holds something else.
+        """
+        rule = param_group.get("rule")
+        if rule not in (MATRIX, AUX):
+            raise ValueError(
+                f"{type(self).__name__} must know which parameters are matrices: write "
+                f"{type(self).__name__}(gradopt_ds.matrix_param_groups(model), …) "
+                "instead of passing bare parameters"
+            )
+        param_group["algorithm"] = type(self).__name__
+        settings = self._matrix_defaults if rule == MATRIX else self._aux_defaults()
+        for key, value in settings.items():
+            param_group.setdefault(key, value)
+        super().add_param_group(param_group)
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update every parameter that has a gradient.
+
+        Args:
+            closure: re-evaluates the model and returns the loss, as in ``torch.optim``.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with torch.no_grad():
+            for group in self.param_groups:
+                if group["rule"] == MATRIX:
+                    self._step_matrices(group)
+        self._step_aux([group for group in self.param_groups if group["rule"] == AUX])
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore state saved by the same optimizer.
+
+        Raises:
+            ValueError: the state belongs to another optimizer.
+        """
+        for group in state_dict["param_groups"]:
+            if (saved := group.get("algorithm")) != type(self).__name__:
+                raise ValueError(
+                    f"this state was saved by {saved or 'another optimizer'}, not by "
+                    f"{type(self).__name__}: start without it, or use that optimizer"
+                )
+        super().load_state_dict(state_dict)
+
+    @abstractmethod
+    def _matrix_rule(self, matrices: Tensor, group: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Directions ``[b, m, n]`` and scales ``[b]`` of whole matrices ``[b, m, n]``."""
+
+    def _direction(self, param: Tensor, group: Mapping[str, Any]) -> Tensor:
+        """What the rule is applied to, elementwise in ``param``: the gradient by default."""
+        assert param.grad is not None
+        return param.grad
+
+    def _apply(self, update: MatrixUpdate, group: Mapping[str, Any]) -> None:
+        """Subtract ``lr * scale * direction`` from the matrix, or the part that is here."""
+        step = update.direction.mul_(update.scale * group["lr"])
+        update.target(update.param).sub_(step)
+
+    def _step_matrices(self, group: Mapping[str, Any]) -> None:
+        params = [param for param in group["params"] if param.grad is not None]
+        directions = [self._direction(param, group) for param in params]
+        for param in params:
+            param.mul_(1 - group["lr"] * group["weight_decay"])
+        updates = self.matrix_map(params, directions, lambda m: self._matrix_rule(m, group))
+        for update in updates:
+            self._apply(update, group)
+
+    def _step_aux(self, groups: list[dict[str, Any]]) -> None:
+        if not groups:
+            return
+        # Made anew each step, over copies of the groups: DeepSpeed swaps groups in and out, and
+        # `lr_scale` must not leak into the `lr` that schedulers read and write.
+        adamw = AdamW([{**group, "lr": group["lr"] * group["lr_scale"]} for group in groups])
+        adamw.state = self.state
+        adamw.step()
+
+    def _aux_defaults(self) -> dict[str, Any]:
+        lr = self._matrix_defaults["lr"]
+        return {"lr": lr, "lr_scale": self._aux.lr / lr, **self._aux.model_dump(exclude={"lr"})}

@@ -1,0 +1,168 @@
+"""PolarGrad and Muon: steps along the polar factor of the momentum."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from gradopt_ds.ops import MatrixUpdate, Oracle, nuclear_norm
+from gradopt_ds.optim.matrix_optimizer import MatrixOptimizer
+from gradopt_ds.optim.settings import (
+    Aux,
+    AuxAdamW,
+    Decay,
+    NonNegative,
+    ParamGroups,
+    Positive,
+    UnitInterval,
+    checked,
+)
+
+MomentumOrder = Literal["momentum_first", "polar_first"]
+Scale = Literal["nuclear", "none", "spectral", "rms"]
+
+
+class PolarGrad(MatrixOptimizer):
+    r"""The polar factor of the momentum, scaled by its nuclear norm.
+
+    Momentum first (with :math:`M = UH` the polar decomposition):
+
+    .. math::
+        M \leftarrow \beta M + (1-\beta)G, \quad
+        X \leftarrow (1 - \eta\lambda)X - \eta\,\|M\|_*^a\,U
+
+    Polar first: :math:`G = UH,\ M \leftarrow \beta M + (1-\beta)U,\
+    X \leftarrow (1 - \eta\lambda)X - \eta\,\|G\|_*^a\,M`.
+
+    Source: arXiv 2505.21799, Algorithms 1-3. With the nuclear norm the learning rate has units
+    of inverse curvature: it does not carry over between model sizes, nor from Muon.
+
+    Args:
+        params: groups from :func:`gradopt_ds.optim.matrix_param_groups`.
+        lr: learning rate eta.
+        momentum: decay rate beta of the moving average; 0 keeps no state.
+        momentum_order: whether the average is over gradients or over polar factors.
+        nesterov: look ahead with ``(1 - beta) G + beta M`` (momentum first only).
+        scale: factor of the polar factor of an m x n matrix: ``nuclear`` is ``||.||_*^a``,
+            ``none`` 1 (Muon), ``spectral`` sqrt(max(1, m/n)), ``rms`` 0.2 sqrt(max(m, n)).
+        nuclear_exponent: a in [0, 1], spans Muon (0) to PolarGrad (1).
+        weight_decay: decoupled weight decay lambda of the matrices.
+        oracle: how the polar factor is computed: a name in :data:`gradopt_ds.ops.ORACLES`, or a
+            mapping ``{"type": name, **options}``.
+        aux: settings of the auxiliary AdamW.
+
+    Raises:
+        ValueError: a group does not say its rule; an unknown oracle; a combination of settings
+            that would leave one of them without effect.
+        pydantic.ValidationError: a setting has the wrong type or is out of range.
+    """
+
+    @checked
+    def __init__(
+        self,
+        params: ParamGroups,
+        lr: Positive = 1e-3,
+        momentum: Decay = 0.95,
+        momentum_order: MomentumOrder = "momentum_first",
+        nesterov: bool = False,
+        scale: Scale = "nuclear",
+        nuclear_exponent: UnitInterval = 1.0,
+        weight_decay: NonNegative = 0.0,
+        oracle: str | dict[str, Any] | Oracle = "polar_express",
+        aux: Aux = AuxAdamW(),  # noqa: B008  (immutable)
+    ) -> None:
+        if nesterov and (momentum == 0 or momentum_order == "polar_first"):
+            raise ValueError(
+                "nesterov needs momentum > 0 and momentum_order 'momentum_first', got "
+                f"momentum={momentum}, momentum_order={momentum_order!r}"
+            )
+        if nuclear_exponent != 1.0 and scale != "nuclear":
+            raise ValueError(f"nuclear_exponent has no effect with scale={scale!r}")
+        self.momentum_order = momentum_order
+        self.nesterov = nesterov
+        self.scale = scale
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "nuclear_exponent": nuclear_exponent,
+            "weight_decay": weight_decay,
+        }
+        super().__init__(params, defaults, oracle, aux)
+
+    def _direction(self, param: Tensor, group: Mapping[str, Any]) -> Tensor:
+        gradient = super()._direction(param, group)
+        if group["momentum"] == 0 or self.momentum_order == "polar_first":
+            return gradient
+        average = self._momentum(param).lerp_(gradient, 1 - group["momentum"])
+        return gradient.lerp(average, group["momentum"]) if self.nesterov else average
+
+    def _matrix_rule(self, matrices: Tensor, group: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        polar = self.oracle(matrices)
+        rows, columns = matrices.shape[-2:]
+        if self.scale == "nuclear":
+            return polar, nuclear_norm(matrices, polar) ** group["nuclear_exponent"]
+        factor = {
+            "none": 1.0,
+            "spectral": max(1.0, rows / columns) ** 0.5,
+            "rms": 0.2 * max(rows, columns) ** 0.5,
+        }[self.scale]
+        return polar, polar.new_full(matrices.shape[:1], factor)
+
+    def _apply(self, update: MatrixUpdate, group: Mapping[str, Any]) -> None:
+        if group["momentum"] > 0 and self.momentum_order == "polar_first":
+            average = update.target(self._momentum(update.param))
+            average.lerp_(update.direction.to(average.dtype), 1 - group["momentum"])
+            update.direction.copy_(average)
+        super()._apply(update, group)
+
+    def _momentum(self, param: Tensor) -> Tensor:
+        state = self.state[param]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(
+                param, memory_format=torch.preserve_format, requires_grad=False
+            )
+        buffer: Tensor = state["momentum_buffer"]
+        return buffer
+
+
+class Muon(PolarGrad):
+    """PolarGrad without the nuclear norm: momentum, then orthogonalisation.
+
+    Source: K. Jordan et al., "Muon: an optimizer for hidden layers" (2024); PolarGrad's section
+    on Muon (arXiv 2505.21799). The moving average differs from Muon's heavy-ball sum by a factor
+    that the polar factor removes.
+
+    Args:
+        params: groups from :func:`gradopt_ds.optim.matrix_param_groups`.
+        lr: learning rate.
+        momentum: decay rate of the moving average.
+        nesterov: look ahead before orthogonalising.
+        scale: ``none``, ``spectral`` or ``rms``, see :class:`PolarGrad`.
+        weight_decay: decoupled weight decay of the matrices.
+        oracle: see :class:`PolarGrad`; Muon's own is ``newton_schulz``.
+        aux: settings of the auxiliary AdamW.
+    """
+
+    @checked
+    def __init__(
+        self,
+        params: ParamGroups,
+        lr: Positive = 1e-3,
+        momentum: Decay = 0.95,
+        nesterov: bool = True,
+        scale: Literal["none", "spectral", "rms"] = "none",
+        weight_decay: NonNegative = 0.0,
+        oracle: str | dict[str, Any] | Oracle = "newton_schulz",
+        aux: Aux = AuxAdamW(),  # noqa: B008  (immutable)
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            momentum=momentum,
+            nesterov=nesterov,
+            scale=scale,
+            weight_decay=weight_decay,
+            oracle=oracle,
+            aux=aux,
+        )

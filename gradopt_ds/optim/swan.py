@@ -1,0 +1,59 @@
+"""SWAN: SGD whose gradient is normalised and whitened; no optimizer state."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from gradopt_ds.ops import Oracle, swan_direction
+from gradopt_ds.optim.matrix_optimizer import MatrixOptimizer
+from gradopt_ds.optim.settings import (
+    Aux,
+    AuxAdamW,
+    NonNegative,
+    ParamGroups,
+    Positive,
+    checked,
+)
+
+
+class SWAN(MatrixOptimizer):
+    r"""Stateless steps along the whitened gradient of each matrix.
+
+    .. math::
+        \hat G = \mathrm{GradNorm}(G), \quad W = (\hat G\hat G^\top)^{-1/2}\hat G, \quad
+        X \leftarrow (1 - \eta\lambda)X - \eta\alpha\frac{\sqrt{mn}}{\|W\|_F}W
+
+    Source: arXiv 2412.13148, Algorithm 1 and section 4; the last factor gives the step the
+    Frobenius norm of a matrix of unit entries.
+
+    Args:
+        params: groups from :func:`gradopt_ds.optim.matrix_param_groups`.
+        lr: learning rate eta.
+        alpha: factor of the matrix updates alone.
+        weight_decay: decoupled weight decay lambda of the matrices.
+        oracle: how the whitening is computed: a name in :data:`gradopt_ds.ops.ORACLES`, or a
+            mapping ``{"type": name, **options}``.
+        aux: settings of the auxiliary AdamW.
+
+    Raises:
+        ValueError: a group does not say its rule; an unknown oracle.
+        pydantic.ValidationError: a setting has the wrong type or is out of range.
+    """
+
+    @checked
+    def __init__(
+        self,
+        params: ParamGroups,
+        lr: Positive = 0.02,
+        alpha: Positive = 0.05,
+        weight_decay: NonNegative = 0.0,
+        oracle: str | dict[str, Any] | Oracle = "polar_express",
+        aux: Aux = AuxAdamW(),  # noqa: B008  (immutable)
+    ) -> None:
+        defaults = {"lr": lr, "alpha": alpha, "weight_decay": weight_decay}
+        super().__init__(params, defaults, oracle, aux)
+
+    def _matrix_rule(self, matrices: Tensor, group: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        directions = swan_direction(matrices, self.oracle)
+        return directions, directions.new_full(matrices.shape[:1], group["alpha"])
