@@ -1,0 +1,83 @@
+"""The seam: four methods of ``DeepSpeedEngine``, each extended once.
+
+DeepSpeed builds an optimizer by name without looking at the model, and wraps it for ZeRO without
+telling it where its parameters went. The extensions add just that, and only for this library's
+optimizers; any other config takes DeepSpeed's own path.
+"""
+
+from functools import wraps
+from typing import Any
+
+from deepspeed.runtime.engine import DeepSpeedEngine
+from deepspeed.runtime.zero import utils as zero_utils
+from torch.optim import Optimizer
+
+from gradopt_ds.integration.attach import attach
+from gradopt_ds.integration.registry import build_optimizer, canonical_name
+from gradopt_ds.integration.report import log_on_rank_0, log_rules
+from gradopt_ds.integration.unsupported import refuse_unsupported_settings
+from gradopt_ds.optim import GradPower, MatrixOptimizer
+
+INSTALLED = "_gradopt_ds_installed"
+
+
+def install() -> None:
+    """Extend ``DeepSpeedEngine``; a second call does nothing."""
+    if getattr(DeepSpeedEngine, INSTALLED, False):
+        return
+    _extend("_is_supported_optimizer", _is_supported_optimizer)
+    _extend("_configure_basic_optimizer", _configure_basic_optimizer)
+    _extend("_do_optimizer_sanity_check", _do_optimizer_sanity_check)
+    _extend("_configure_optimizer", _configure_optimizer)
+    setattr(DeepSpeedEngine, INSTALLED, True)
+
+
+def is_ours(optimizer: object) -> bool:
+    """Whether an optimizer needs this library's integration."""
+    return isinstance(optimizer, MatrixOptimizer | GradPower)
+
+
+def _extend(method: str, extension: Any) -> None:
+    original = getattr(DeepSpeedEngine, method)
+
+    @wraps(original)
+    def extended(engine: Any, *args: Any, **kwargs: Any) -> Any:
+        return extension(original, engine, *args, **kwargs)
+
+    setattr(DeepSpeedEngine, method, extended)
+
+
+def _is_supported_optimizer(original: Any, engine: Any, optimizer_name: str) -> bool:
+    return canonical_name(optimizer_name) is not None or bool(original(engine, optimizer_name))
+
+
+def _configure_basic_optimizer(original: Any, engine: Any, model_parameters: Any) -> Optimizer:
+    """Build by name, from the model."""
+    name = canonical_name(engine.optimizer_name())
+    if name is None:
+        built: Optimizer = original(engine, model_parameters)
+        return built
+    refuse_unsupported_settings(engine, name)
+    return build_optimizer(name, engine.optimizer_params(), engine.module, model_parameters)
+
+
+def _do_optimizer_sanity_check(original: Any, engine: Any, basic_optimizer: Optimizer) -> Any:
+    """The last look at an optimizer before it is wrapped, however it was made."""
+    if is_ours(basic_optimizer):
+        refuse_unsupported_settings(engine, type(basic_optimizer).__name__)
+        if type(basic_optimizer) not in zero_utils.ZERO_SUPPORTED_OPTIMIZERS:
+            zero_utils.ZERO_SUPPORTED_OPTIMIZERS.append(type(basic_optimizer))
+        log_rules(engine.module, basic_optimizer)
+        # Some wrappers allocate state by taking a step on zero gradients while they are built. It
+        # would decay the weights and advance AdamW's bias correction before training begins.
+        vars(basic_optimizer)["step"] = lambda closure=None: None
+    return original(engine, basic_optimizer)
+
+
+def _configure_optimizer(original: Any, engine: Any, *args: Any, **kwargs: Any) -> None:
+    """Wrap, then tell the optimizer where its matrices are."""
+    original(engine, *args, **kwargs)
+    optimizer = engine.basic_optimizer
+    if is_ours(optimizer):
+        del vars(optimizer)["step"]
+        log_on_rank_0(attach(engine, optimizer))

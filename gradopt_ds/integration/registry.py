@@ -1,0 +1,185 @@
+"""Names in DeepSpeed's JSON → optimizers."""
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+from gradopt_ds.optim import SWAN, GradPower, MatrixOptimizer, Muon, PolarGrad, matrix_param_groups
+from gradopt_ds.optim.settings import AuxAdamW, Positive
+
+POWER = 1.2
+"""The exponent of GradPower's experiments."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a JSON name stands for: a class, the power before it, and defaults of its own."""
+
+    optimizer: type[Optimizer]
+    power: float = 1.0
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+OPTIMIZERS = {
+    "SWAN": Entry(SWAN),
+    "SWANPower": Entry(SWAN, POWER),
+    "PolarGrad": Entry(PolarGrad),
+    "PolarGradPower": Entry(PolarGrad, POWER),
+    "MuonPower": Entry(Muon, POWER),
+    "AdamPower": Entry(AdamW, POWER, {"betas": (0.9, 0.95), "weight_decay": 0.1}),
+}
+"""``"Muon"`` is missing on purpose: in a JSON config that name is DeepSpeed's own."""
+
+BASES = {"SWAN": Entry(SWAN), "PolarGrad": Entry(PolarGrad), "Muon": Entry(Muon)}
+"""Bases that ``"GradPower"`` knows besides every class of ``torch.optim``."""
+
+GRAD_POWER = "GradPower"
+
+
+def canonical_name(name: str | None) -> str | None:
+    """This library's spelling of a JSON optimizer type; None if the type is not ours."""
+    spellings = {known.lower(): known for known in (*OPTIMIZERS, GRAD_POWER)}
+    return spellings.get(name.lower()) if name else None
+
+
+def build_optimizer(
+    name: str,
+    params: Mapping[str, Any] | None,
+    model: nn.Module,
+    model_parameters: Iterable[torch.Tensor] | Iterable[Mapping[str, Any]],
+) -> Optimizer:
+    """Build the optimizer that a DeepSpeed JSON names.
+
+    Args:
+        name: the optimizer's ``type``, in any case.
+        params: the optimizer's ``params``.
+        model: the model, to tell matrices from other parameters.
+        model_parameters: parameters or groups to update.
+
+    Raises:
+        ValueError: an unknown name or key, a value of wrong type or range, or a pattern that
+            matches nothing. The message lists what is valid.
+    """
+    known = canonical_name(name)
+    settings = dict(params or {})
+    if known == GRAD_POWER:
+        return _grad_power(settings, model, model_parameters)
+    if known is None:
+        raise ValueError(f"unknown optimizer {name!r}; valid: {_list([*OPTIMIZERS, GRAD_POWER])}")
+    entry = OPTIMIZERS[known]
+    _refuse_unknown(known, settings, [*_valid_keys(entry.optimizer), "power"])
+    power = _positive(known, "power", settings.pop("power", entry.power))
+    optimizer = _construct(known, entry, settings, model, model_parameters)
+    return optimizer if entry.power == power == 1.0 else GradPower(optimizer, power)
+
+
+def _grad_power(settings: dict[str, Any], model: nn.Module, parameters: Any) -> Optimizer:
+    _refuse_unknown(GRAD_POWER, settings, ["power", "base"])
+    base = settings.get("base")
+    if not isinstance(base, Mapping) or not isinstance(base.get("type"), str):
+        raise ValueError(
+            f'{GRAD_POWER} needs "base": {{"type": name, "params": {{…}}}}, got {base!r}'
+        )
+    _refuse_unknown(f"{GRAD_POWER}'s base", base, ["type", "params"])
+    by_name = {known.lower(): entry for known, entry in (_torch_optimizers() | BASES).items()}
+    entry = by_name.get(base["type"].lower())
+    if entry is None:
+        valid = _list([*BASES, *_torch_optimizers()])
+        raise ValueError(f"{GRAD_POWER}: unknown base {base['type']!r}; valid: {valid}")
+    label = f"{GRAD_POWER}'s base {base['type']}"
+    base_settings = dict(base.get("params") or {})
+    if "power" in base_settings:
+        raise ValueError(f'{label}: write "power" once, in the params of {GRAD_POWER}')
+    _refuse_unknown(label, base_settings, _valid_keys(entry.optimizer))
+    power = _positive(GRAD_POWER, "power", settings.get("power", POWER))
+    return GradPower(_construct(label, entry, base_settings, model, parameters), power)
+
+
+def _construct(
+    label: str, entry: Entry, settings: dict[str, Any], model: nn.Module, parameters: Any
+) -> Optimizer:
+    settings = {**entry.defaults, **settings}
+    try:
+        if issubclass(entry.optimizer, MatrixOptimizer):
+            patterns = {key: settings.pop(key, []) for key in ("include", "exclude")}
+            for key, value in patterns.items():
+                _checked(f"{label}: {key}", list[str], value)
+            parameters = matrix_param_groups(model, parameters, **patterns)
+        elif entry.optimizer is AdamW:
+            settings = _checked(label, AuxAdamW, settings).model_dump()
+        build: Any = entry.optimizer
+        optimizer: Optimizer = build(parameters, **settings)
+    except ValidationError as error:
+        raise ValueError(_explained(label, error)) from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{label}: {error}") from error
+    return optimizer
+
+
+def _valid_keys(optimizer: type[Optimizer]) -> list[str]:
+    if optimizer is AdamW:
+        return list(AuxAdamW.model_fields)
+    signature = inspect.signature(optimizer.__init__)
+    keys = [key for key in signature.parameters if key not in ("self", "params")]
+    return [*keys, "include", "exclude"] if issubclass(optimizer, MatrixOptimizer) else keys
+
+
+def _torch_optimizers() -> dict[str, Entry]:
+    return {
+        name: Entry(cls)
+        for name, cls in vars(torch.optim).items()
+        # LBFGS needs a closure, which DeepSpeed does not give; torch's Muon needs whole matrices
+        # and would be handed slices under ZeRO.
+        if inspect.isclass(cls)
+        and issubclass(cls, Optimizer)
+        and name not in ("Optimizer", "LBFGS", "SparseAdam", "Muon", "Adafactor")
+    }
+
+
+def _refuse_unknown(label: str, given: Iterable[str], valid: Sequence[str]) -> None:
+    for key in given:
+        if key not in valid:
+            hint = HINTS.get(key, "")
+            raise ValueError(f"{label}: unknown key {key!r}{hint}; valid: {_list(valid)}")
+
+
+HINTS = {
+    "max_grad_norm": ' (clip with DeepSpeed\'s own "gradient_clipping")',
+    "betas": ' (the auxiliary AdamW\'s betas belong under "aux")',
+    "eps": ' (the auxiliary AdamW\'s eps belongs under "aux")',
+    "ns_steps": ' (write "oracle": {"type": "newton_schulz", "steps": …})',
+}
+
+
+def _positive(label: str, key: str, value: object) -> float:
+    number: float = _checked(f"{label}: {key}", Positive, value)
+    return number
+
+
+def _checked(label: str, type_: Any, value: object) -> Any:
+    try:
+        # A model carries its strictness itself, and would refuse a second one.
+        strict = None if type_ is AuxAdamW else ConfigDict(strict=True)
+        return TypeAdapter(type_, config=strict).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(_explained(label, error)) from error
+
+
+def _explained(label: str, error: ValidationError) -> str:
+    problems = [
+        f"{'.'.join(map(str, item['loc'])) or 'value'}: {item['msg']}, got {item['input']!r}"
+        for item in error.errors()
+    ]
+    if any(item["type"] == "extra_forbidden" for item in error.errors()):
+        problems.append(f"valid keys of an AdamW: {_list(list(AuxAdamW.model_fields))}")
+    return f"{label}: {'; '.join(problems)}"
+
+
+def _list(items: Iterable[str]) -> str:
+    return ", ".join(sorted(items, key=str.lower))

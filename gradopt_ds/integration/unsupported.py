@@ -1,0 +1,74 @@
+"""DeepSpeed settings under which these optimizers would not do what their name says."""
+
+from collections.abc import Callable
+from typing import Any
+
+from deepspeed.runtime.pipe.module import PipelineModule
+
+Setting = tuple[str, Callable[[Any], object]]
+
+
+def _zero(engine: Any) -> Any:
+    return engine._config.zero_config
+
+
+def _offloaded(offload: Any) -> bool:
+    return offload is not None and str(getattr(offload.device, "value", offload.device)) != "none"
+
+
+REFUSED: tuple[Setting, ...] = (
+    ('"zero_optimization": {"stage": 3}', lambda e: e.zero_optimization_stage() == 3),
+    ('"zero_optimization": {"zenflow": …}', lambda e: _zero(e).zenflow is not None),
+    (
+        '"zero_optimization": {"offload_optimizer": …}',
+        lambda e: _offloaded(_zero(e).offload_optimizer),
+    ),
+    ('"zero_optimization": {"offload_param": …}', lambda e: _offloaded(_zero(e).offload_param)),
+    (
+        '"zero_optimization": {"zero_quantized_weights": true}',
+        lambda e: _zero(e).zero_quantized_weights,
+    ),
+    (
+        '"zero_optimization": {"zero_quantized_gradients": true}',
+        lambda e: _zero(e).zero_quantized_gradients,
+    ),
+    (
+        '"zero_optimization": {"zero_hpz_partition_size": > 1}',
+        lambda e: _zero(e).zero_hpz_partition_size > 1,
+    ),
+    (
+        '"zero_optimization": {"elastic_checkpoint": true}',
+        lambda e: _zero(e).elastic_checkpoint,
+    ),
+    ('"checkpoint": {"load_universal": true}', lambda e: e.load_universal_checkpoint()),
+    (
+        '"fp16": {"fp16_master_weights_and_grads": true}',
+        lambda e: e.fp16_master_weights_and_gradients(),
+    ),
+    (
+        '"bf16": {"bf16_master_weights_and_grads": true}',
+        lambda e: e.bf16_master_weights_and_gradients(),
+    ),
+    ('"bf16": {"bf16_optimizer_states": true}', lambda e: e.bf16_optimizer_states()),
+    ('"torch_autocast": {"enabled": true}', lambda e: e.torch_autocast_enabled()),
+    ('"compile": {"deepcompile": true}', lambda e: e.is_deepcompile_enabled()),
+    ("tensor parallelism (autotp_size > 1)", lambda e: e.autotp_size() > 1),
+    ("a model-parallel unit (mpu)", lambda e: e.mpu is not None),
+    ("pipeline parallelism", lambda e: isinstance(e.module, PipelineModule)),
+    ("DeepSpeed MoE layers (expert parallelism)", lambda e: e.has_moe_layers),
+)
+"""What a message calls the setting, and whether an engine has it."""
+
+
+def refuse_unsupported_settings(engine: Any, optimizer_name: str) -> None:
+    """Stop before training with a setting that no test holds against the reference.
+
+    Raises:
+        NotImplementedError: names the optimizer and every such setting.
+    """
+    found = [name for name, is_set in REFUSED if is_set(engine)]
+    if found:
+        raise NotImplementedError(
+            f"{optimizer_name} does not support {', '.join(found)} yet. Supported are ZeRO stages "
+            "0, 1 and 2 in fp32, bf16 and fp16, with data parallelism, without offload."
+        )

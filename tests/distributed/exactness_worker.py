@@ -1,0 +1,170 @@
+"""Real DeepSpeed engines against the float64 reference; see ``test_exactness.py``."""
+
+import copy
+import json
+import sys
+from typing import Any
+
+import deepspeed
+import numpy as np
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
+from torch import Tensor, nn
+
+import gradopt_ds  # noqa: F401  (registers the optimizers)
+from tests.distributed.cases import CASES, RECIPES, Case
+from tests.distributed.model import MATRICES, SAMPLES, build_model, micro_batch
+from tests.reference import Reference
+
+STEPS = 3
+LOSS_SCALE_POWER = 8
+
+
+def deepspeed_config(case: Case) -> dict[str, Any]:
+    """The JSON of one case."""
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": SAMPLES,
+        "gradient_accumulation_steps": case.accumulation,
+        "gradient_clipping": case.clipping,
+        "zero_optimization": {"stage": case.stage, **case.zero},
+        "optimizer": RECIPES[case.optimizer].config,
+        **case.extra,
+    }
+    if case.precision == "bf16":
+        config["bf16"] = {"enabled": True}
+    elif case.precision == "fp16":
+        config["fp16"] = {"enabled": True, "initial_scale_power": LOSS_SCALE_POWER}
+    return config
+
+
+def run_case(case: Case) -> dict[str, float]:
+    """Worst relative error of any parameter's update, over all steps."""
+    model = build_model()
+    twin = copy.deepcopy(model)
+    engine, *_ = deepspeed.initialize(model=model, config=deepspeed_config(case))
+    recipe = RECIPES[case.optimizer]
+    names = [name for name, _ in engine.module.named_parameters()]
+    before = _masters(engine)
+    references = {
+        name: Reference(recipe.matrices if name in MATRICES else recipe.others, before[name])
+        for name in names
+    }
+    worst = {"matrices": 0.0, "others": 0.0}
+    for step in range(STEPS):
+        gradients = _train_step(engine, twin, step, case)
+        after = _masters(engine)
+        for name in names:
+            reference = references[name]
+            reference.weight = before[name].copy()
+            reference.step(gradients[name])
+            expected = reference.weight - before[name]
+            error = np.linalg.norm(after[name] - before[name] - expected)
+            kind = "matrices" if name in MATRICES else "others"
+            relative = float(error / np.linalg.norm(expected))
+            # `max` would let a NaN pass.
+            assert np.isfinite(relative), f"{case.name}: {name} at step {step}: {relative}"
+            worst[kind] = max(worst[kind], relative)
+        before = after
+        _copy_weights(engine.module, twin)
+    engine.destroy()
+    return worst
+
+
+def _train_step(engine: Any, twin: nn.Module, step: int, case: Case) -> dict[str, np.ndarray]:
+    """One optimizer step; returns the averaged, unscaled, clipped gradients in float64."""
+    rank = dist.get_rank()
+    for micro in range(case.accumulation):
+        engine.backward(engine(micro_batch(step, micro, rank)))
+        if micro < case.accumulation - 1:
+            engine.step()
+    gradients = _single_process_gradients(twin, step, case)
+    if not case.zero.get("round_robin_gradients"):
+        # What the optimizer is about to get, to the last bit. With round-robin gradients
+        # DeepSpeed's own look-up goes to the wrong elements, and the single process is the truth.
+        captured = _captured_gradients(engine)
+        if case.precision == "fp32":
+            _assert_close(captured, gradients, case)
+        gradients = captured
+    engine.step()
+    return _clipped(gradients, case.clipping)
+
+
+def _captured_gradients(engine: Any) -> dict[str, np.ndarray]:
+    """The reduced gradients inside the engine, without the loss scale."""
+    scale = getattr(engine.optimizer, "loss_scale", 1.0)
+    return {
+        name: _array(safe_get_full_grad(param)) / scale
+        for name, param in engine.module.named_parameters()
+    }
+
+
+def _assert_close(
+    found: dict[str, np.ndarray], expected: dict[str, np.ndarray], case: Case
+) -> None:
+    for name, gradient in expected.items():
+        error = np.linalg.norm(found[name] - gradient) / np.linalg.norm(gradient)
+        assert error < 1e-5, f"{case.name}: gradient of {name} is off by {error}"
+
+
+def _single_process_gradients(twin: nn.Module, step: int, case: Case) -> dict[str, np.ndarray]:
+    """What one process computes from the micro-batches of all ranks."""
+    twin.zero_grad()
+    count = dist.get_world_size() * case.accumulation
+    for rank in range(dist.get_world_size()):
+        for micro in range(case.accumulation):
+            (twin(micro_batch(step, micro, rank)) / count).backward()
+    return {name: _array(param.grad) for name, param in twin.named_parameters()}
+
+
+def _clipped(gradients: dict[str, np.ndarray], clipping: float) -> dict[str, np.ndarray]:
+    norm = np.sqrt(sum(float((g**2).sum()) for g in gradients.values()))
+    factor = min(1.0, clipping / (norm + 1e-6)) if clipping else 1.0
+    return {name: g * factor for name, g in gradients.items()}
+
+
+def _masters(engine: Any) -> dict[str, np.ndarray]:
+    """The fp32 weights that the optimizer updates, whole."""
+    named = list(engine.module.named_parameters())
+    if hasattr(engine.optimizer, "fp32_groups"):
+        halves = [p for group in engine.optimizer.fp16_groups for p in group]
+        masters = [p for group in engine.optimizer.fp32_groups for p in group]
+        by_half = dict(zip(map(id, halves), masters, strict=True))
+        return {name: _array(by_half[id(param)]) for name, param in named}
+    if all(param.dtype == torch.float32 for _, param in named):
+        return {name: _array(param) for name, param in named}
+    return {name: _array(safe_get_full_fp32_param(param)) for name, param in named}
+
+
+def _copy_weights(source: nn.Module, target: nn.Module) -> None:
+    with torch.no_grad():
+        for from_, to in zip(source.parameters(), target.parameters(), strict=True):
+            to.copy_(from_)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    # A copy: `double()` of a double, and `numpy()` of anything, would share the memory.
+    return tensor.detach().double().clone().numpy()
+
+
+def main() -> None:
+    """Run every case and let rank 0 write the worst errors over all ranks."""
+    torch.set_num_threads(1)
+    # Emulated on this CPU, and refused by DeepSpeed for that reason; the arithmetic is right.
+    get_accelerator().is_fp16_supported = lambda: True
+    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    results: dict[str, Any] = {}
+    for case in CASES:
+        worst = run_case(case)
+        both = torch.tensor([worst["matrices"], worst["others"]], dtype=torch.float64)
+        dist.all_reduce(both, dist.ReduceOp.MAX)
+        results[case.name] = dict(zip(("matrices", "others"), both.tolist(), strict=True))
+    if dist.get_rank() == 0:
+        with open(sys.argv[1], "w") as out:
+            json.dump(results, out)
+    dist.barrier()
+
+
+if __name__ == "__main__":
+    main()

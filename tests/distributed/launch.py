@@ -1,0 +1,64 @@
+"""Run a worker module once on N gloo ranks and collect what rank 0 wrote."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+TIMEOUT_SECONDS = 600
+
+
+def launch(module: str, world_size: int, *arguments: str) -> dict[str, Any]:
+    """Run ``python -m module OUT *arguments`` on every rank; return the JSON in OUT.
+
+    Importing DeepSpeed and starting processes takes longer than any case, so one launch runs all
+    the cases of its kind, and the tests read their results from here.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "results.json"
+        environment = {
+            **os.environ,
+            "WORLD_SIZE": str(world_size),
+            "LOCAL_SIZE": str(world_size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(_free_port()),
+            "PYTHONPATH": str(ROOT),
+        }
+        processes = []
+        for rank in range(world_size):
+            log = (Path(folder) / f"rank{rank}.log").open("w")
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", module, str(out), *arguments],
+                    env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                    cwd=ROOT,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+        try:
+            codes = [process.wait(timeout=TIMEOUT_SECONDS) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        if any(codes):
+            logs = "\n".join(
+                f"--- rank {rank}, exit {code}\n"
+                + (Path(folder) / f"rank{rank}.log").read_text()[-6000:]
+                for rank, code in enumerate(codes)
+            )
+            raise RuntimeError(f"{module} on {world_size} ranks failed\n{logs}")
+        results: dict[str, Any] = json.loads(out.read_text())
+        return results
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

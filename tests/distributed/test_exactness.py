@@ -1,0 +1,24 @@
+"""What N ranks compute equals what the float64 reference computes from the same gradients."""
+
+from typing import Any
+
+import pytest
+
+from tests.distributed.cases import CASES, Case
+from tests.distributed.launch import launch
+
+TOLERANCE = 1e-4
+"""Relative error of an update; the weights are float32 and the updates differ in size."""
+
+
+@pytest.fixture(scope="module", params=[2, 3], ids=["2 ranks", "3 ranks"])
+def errors(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The worst relative error of every case, from one launch per world size."""
+    return launch("tests.distributed.exactness_worker", request.param)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_step_equals_the_reference(errors: dict[str, Any], case: Case) -> None:
+    """Every optimizer, stage, precision, accumulation, clipping and layout option."""
+    assert errors[case.name]["matrices"] <= TOLERANCE
+    assert errors[case.name]["others"] <= TOLERANCE

@@ -1,0 +1,146 @@
+"""The JSON surface: what it builds and what it refuses."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.optim import AdamW
+
+from gradopt_ds import SWAN, GradPower, Muon, PolarGrad
+from gradopt_ds.integration.registry import build_optimizer, canonical_name
+from tests.distributed.model import build_model
+
+
+def build(name: str, params: dict[str, Any] | None = None) -> torch.optim.Optimizer:
+    """The optimizer that a config with this block gets."""
+    model = build_model()
+    return build_optimizer(name, params, model, list(model.parameters()))
+
+
+def base_of(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer behind the power, which must be there."""
+    assert isinstance(optimizer, GradPower)
+    return optimizer.base
+
+
+def test_documented_defaults() -> None:
+    """The JSON blocks of the README, written out, equal the defaults."""
+    swan = build("SWAN")
+    written = build(
+        "SWAN",
+        {
+            "lr": 0.02,
+            "alpha": 0.05,
+            "weight_decay": 0.0,
+            "power": 1.0,
+            "oracle": "polar_express",
+            "aux": {"lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0},
+            "include": [],
+            "exclude": [],
+        },
+    )
+    assert isinstance(swan, SWAN) and isinstance(written, SWAN)
+    assert swan.oracle == written.oracle
+    assert _settings(swan) == _settings(written)
+
+    polar = build("PolarGrad")
+    written = build(
+        "PolarGrad",
+        {
+            "lr": 1e-3,
+            "momentum": 0.95,
+            "momentum_order": "momentum_first",
+            "nesterov": False,
+            "scale": "nuclear",
+            "nuclear_exponent": 1.0,
+            "weight_decay": 0.0,
+            "power": 1.0,
+            "oracle": "polar_express",
+            "aux": {"lr": 1e-3},
+        },
+    )
+    assert isinstance(polar, PolarGrad) and isinstance(written, PolarGrad)
+    assert vars(polar).keys() == vars(written).keys()
+    assert _settings(polar) == _settings(written)
+
+    adam = build("AdamPower")
+    written = build(
+        "AdamPower",
+        {"lr": 1e-3, "power": 1.2, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1},
+    )
+    assert type(base_of(adam)) is AdamW
+    assert _settings(adam) == _settings(written)
+
+
+def _settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    return [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+
+
+@pytest.mark.parametrize(
+    ("name", "base"),
+    [("SWANPower", SWAN), ("PolarGradPower", PolarGrad), ("MuonPower", Muon), ("AdamPower", AdamW)],
+)
+def test_power_aliases(name: str, base: type) -> None:
+    """Each alias is its base behind the power 1.2."""
+    optimizer = build(name)
+    assert type(base_of(optimizer)) is base
+    assert {g["power"] for g in optimizer.param_groups} == {1.2}
+
+
+def test_grad_power_of_anything() -> None:
+    """Ours, DeepSpeed's-named Muon, and torch's optimizers, in any case."""
+    for name, base in [("SWAN", SWAN), ("muon", Muon), ("adamw", AdamW), ("SGD", torch.optim.SGD)]:
+        spec = {"power": 0.9, "base": {"type": name, "params": {"lr": 0.02}}}
+        optimizer = build("GradPower", spec)
+        assert type(base_of(optimizer)) is base
+        assert {(g["power"], g["lr"]) for g in optimizer.param_groups} == {(0.9, 0.02)}
+
+
+def test_a_power_in_the_params_wraps() -> None:
+    """ "power" is a setting of every optimizer; 1.0 adds nothing."""
+    assert isinstance(base_of(build("SWAN", {"power": 1.2})), SWAN)
+    assert type(build("PolarGrad", {"power": 1.0})) is PolarGrad
+
+
+def test_names() -> None:
+    """Any case; DeepSpeed's and torch's own names are left alone."""
+    assert canonical_name("swan") == "SWAN" and canonical_name("GRADPOWER") == "GradPower"
+    for other in ("Adam", "AdamW", "Muon", "SGD", "OneBitAdam", None):
+        assert canonical_name(other) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "message"),
+    [
+        ("SWAN", {"learning_rate": 1}, "unknown key 'learning_rate'; valid: alpha, aux, exclude"),
+        ("SWAN", {"momentum": 0.9}, "SWAN: unknown key 'momentum'"),
+        ("SWAN", {"max_grad_norm": 1.0}, "gradient_clipping"),
+        ("SWAN", {"betas": [0.9, 0.99]}, 'belong under "aux"'),
+        ("SWAN", {"lr": "0.02"}, "SWAN: lr: .*valid number, got '0.02'"),
+        ("SWAN", {"lr": "auto"}, "got 'auto'"),
+        ("SWAN", {"lr": -1.0}, "greater than 0"),
+        ("SWAN", {"power": 0}, "SWAN: power: .*greater than 0"),
+        ("SWAN", {"oracle": "svdd"}, "polar_express.*svdd"),
+        ("SWAN", {"oracle": {"type": "newton_schulz", "stepz": 3}}, "steps.*stepz"),
+        ("SWAN", {"aux": {"beta": 0.9}}, "aux.beta.*betas, eps, lr, weight_decay"),
+        ("SWAN", {"aux": {"betas": ["0.9", 0.99]}}, "aux.betas"),
+        ("SWAN", {"include": ["nothing*"]}, "matches no parameter"),
+        ("SWAN", {"include": "lm_head.weight"}, "include: .*list"),
+        ("PolarGrad", {"scale": "nuklear"}, "'nuclear', 'none', 'spectral' or 'rms'"),
+        ("PolarGrad", {"nesterov": 1}, "valid boolean"),
+        ("AdamPower", {"momentum": 0.9}, "unknown key 'momentum'; valid: betas, eps, lr, power"),
+        ("AdamPower", {"lr": "1e-3"}, "AdamPower: lr"),
+        ("GradPower", {}, 'needs "base"'),
+        ("GradPower", {"base": "SWAN"}, 'needs "base"'),
+        ("GradPower", {"base": {"type": "SWANN"}}, "unknown base 'SWANN'; valid: .*SWAN"),
+        ("GradPower", {"base": {"type": "SWAN", "params": {"power": 2}}}, 'write "power" once'),
+        ("GradPower", {"base": {"type": "SGD", "params": {"momentun": 0.9}}}, "momentun.*momentum"),
+        ("GradPower", {"base": {"type": "SGD", "params": {"lr": "1"}}}, "base SGD"),
+        ("GradPower", {"base": {"type": "LBFGS"}}, "unknown base"),
+        ("Sophia", {}, "unknown optimizer 'Sophia'; valid: AdamPower, GradPower"),
+    ],
+)
+def test_mistakes_are_explained(name: str, params: dict[str, Any], message: str) -> None:
+    """Unknown and ill-typed params raise one ValueError that says what is valid."""
+    with pytest.raises(ValueError, match=message):
+        build(name, params)

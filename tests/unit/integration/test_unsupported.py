@@ -1,0 +1,79 @@
+"""Every refused setting is named, one by one."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gradopt_ds.integration.unsupported import REFUSED, refuse_unsupported_settings
+
+
+class EngineStub(SimpleNamespace):
+    """The accessors of a DeepSpeedEngine, all saying no."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda: False
+
+
+def engine(**overrides: Any) -> EngineStub:
+    """An engine with a plain config, and what the test changes in it."""
+    zero = {
+        "zenflow": None,
+        "offload_optimizer": None,
+        "offload_param": None,
+        "zero_quantized_weights": False,
+        "zero_quantized_gradients": False,
+        "zero_hpz_partition_size": 1,
+        "elastic_checkpoint": False,
+        **overrides.pop("zero", {}),
+    }
+    plain = {"mpu": None, "module": None, "has_moe_layers": False, "autotp_size": lambda: 0}
+    config = SimpleNamespace(zero_config=SimpleNamespace(**zero))
+    return EngineStub(_config=config, **{**plain, **overrides})
+
+
+def test_a_plain_config_is_accepted() -> None:
+    """Nothing to refuse."""
+    refuse_unsupported_settings(engine(), "SWAN")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        ({"zero_optimization_stage": lambda: 3}, '"stage": 3'),
+        ({"zero": {"zenflow": object()}}, "zenflow"),
+        ({"zero": {"offload_optimizer": SimpleNamespace(device="cpu")}}, "offload_optimizer"),
+        ({"zero": {"offload_param": SimpleNamespace(device="nvme")}}, "offload_param"),
+        ({"zero": {"zero_quantized_weights": True}}, "zero_quantized_weights"),
+        ({"zero": {"zero_quantized_gradients": True}}, "zero_quantized_gradients"),
+        ({"zero": {"zero_hpz_partition_size": 2}}, "zero_hpz_partition_size"),
+        ({"zero": {"elastic_checkpoint": True}}, "elastic_checkpoint"),
+        ({"load_universal_checkpoint": lambda: True}, "load_universal"),
+        ({"fp16_master_weights_and_gradients": lambda: True}, "fp16_master_weights_and_grads"),
+        ({"bf16_master_weights_and_gradients": lambda: True}, "bf16_master_weights_and_grads"),
+        ({"bf16_optimizer_states": lambda: True}, "bf16_optimizer_states"),
+        ({"torch_autocast_enabled": lambda: True}, "torch_autocast"),
+        ({"is_deepcompile_enabled": lambda: True}, "deepcompile"),
+        ({"autotp_size": lambda: 2}, "autotp_size"),
+        ({"mpu": object()}, "mpu"),
+        ({"has_moe_layers": True}, "MoE"),
+    ],
+)
+def test_each_setting_is_refused_by_name(overrides: dict[str, Any], named: str) -> None:
+    """The error says which optimizer and which setting."""
+    with pytest.raises(NotImplementedError, match=f"PolarGrad does not support .*{named}"):
+        refuse_unsupported_settings(engine(**overrides), "PolarGrad")
+
+
+def test_the_accessors_exist() -> None:
+    """The stub answers to any name; the real engine must have those that are asked."""
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+    asked = {name for _, check in REFUSED for name in check.__code__.co_names}
+    attributes = {"_config", "mpu", "module", "has_moe_layers"}
+    of_config = {"zenflow", "offload_optimizer", "offload_param"} | {
+        name for name in asked if name.startswith("zero_") and name != "zero_optimization_stage"
+    }
+    methods = asked - attributes - of_config - {"_zero", "_offloaded", "isinstance"}
+    methods -= {"PipelineModule", "elastic_checkpoint"}
+    assert [name for name in methods if not hasattr(DeepSpeedEngine, name)] == []
