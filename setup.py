@@ -39,7 +39,7 @@ setup(
     package_data={"gradopt_ds": ["py.typed"], "gradopt_ds.pretrain": ["corpus/*"]},
     install_requires=[
         "torch>=2.6",
-        "deepspeed>=0.19.6,<0.20",
+        "deepspeed>=0.19.0,<0.20",
         "transformers>=5.0",
         "datasets>=4.0",
         "tokenizers>=0.21",

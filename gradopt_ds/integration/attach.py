@@ -9,7 +9,7 @@ from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradopt_ds.integration.zero_layouts import READERS, GroupShard, verify
+from gradopt_ds.integration.zero_layouts import GroupShard, read_shards, verify
 from gradopt_ds.optim import GradPower, MatrixOptimizer
 from gradopt_ds.optim.param_groups import MATRIX
 from gradopt_ds.sharding import Exchange, Plan, ShardedMatrixMap, make_plan
@@ -35,19 +35,15 @@ def attach(engine: Any, optimizer: Optimizer) -> str:
     wrapper = engine.optimizer
     if wrapper is optimizer or type(wrapper) is FP16_UnfusedOptimizer:
         return "ZeRO stage 0: every rank holds, and updates, whole matrices"
-    if type(wrapper) not in READERS:
-        raise RuntimeError(
-            f"{type(base).__name__} does not know how {type(wrapper).__name__} lays out its slices"
-        )
     names = {param: name for name, param in engine.module.named_parameters()}
     plans: dict[Tensor, Plan] = {}
     exchanges: dict[Tensor, Exchange] = {}
     groups = optimizer.param_groups
-    for group, shard in zip(groups, READERS[type(wrapper)](wrapper), strict=True):
+    for group, shard in zip(groups, read_shards(wrapper), strict=True):
         if group["rule"] == MATRIX:
             plan = _plan(base, shard, names)
-            plans[shard.flat] = plan
-            exchanges[shard.flat] = Exchange(plan, shard.process_group)
+            plans[shard.slice] = plan
+            exchanges[shard.slice] = Exchange(plan, shard.process_group)
     base.matrix_map = ShardedMatrixMap(exchanges)
     cut = sum(len(plan.cut) for plan in plans.values())
     total = sum(len(plan.owners) for plan in plans.values())
@@ -66,7 +62,7 @@ def _plan(base: MatrixOptimizer, shard: GroupShard, names: Mapping[Tensor, str])
 
 
 def _check_equal_on_all_ranks(digest: int, shard: GroupShard) -> None:
-    extremes = torch.tensor([digest, -digest], device=shard.flat.device)
+    extremes = torch.tensor([digest, -digest], device=shard.slice.device)
     dist.all_reduce(extremes, dist.ReduceOp.MAX, group=shard.process_group)
     if extremes[0] != -extremes[1]:
         raise RuntimeError(

@@ -1,10 +1,12 @@
-"""Layout readers: where DeepSpeed's ZeRO wrappers have put which matrix.
+"""Layout reader: where DeepSpeed's ZeRO wrappers have put which matrix.
 
-Every reader returns one :class:`GroupShard` per parameter group and nothing is taken on trust:
-:func:`verify` compares the fp32 slices, which the wrapper has just cut, with the model's weights.
+The wrappers for stages 1 and 2 flatten every parameter group into one tensor, make the model's
+weights views of it, and keep an fp32 copy of this rank's part. So a weight's offset in the flat
+storage says where it lies, whatever order and padding the options of ZeRO have led to. DeepSpeed's
+own ``_hp_mapping`` does not: with ``round_robin_gradients`` it follows the order before reordering.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,69 +24,64 @@ class GroupShard:
     """One parameter group as a ZeRO wrapper holds it on this rank.
 
     Attributes:
-        flat: this rank's fp32 slice, the group's only parameter in the base optimizer.
-        weights: the model's parameters, in the order of the flat tensor.
-        offsets: where each begins in the flat tensor.
+        slice: this rank's fp32 slice, the group's only parameter in the base optimizer.
+        weights: the model's parameters, views of ``flat``.
+        flat: the whole group, flattened, in the model's dtype.
         process_group: the ranks over which the group is cut.
     """
 
-    flat: Tensor
+    slice: Tensor
     weights: Sequence[Tensor]
-    offsets: Sequence[int]
+    flat: Tensor
     process_group: dist.ProcessGroup
 
     def layout(self, names: Mapping[Tensor, str]) -> Layout:
-        """The layout of the group's matrices; raises ValueError if one is not 2-D."""
+        """The layout of the group's matrices.
+
+        Raises:
+            RuntimeError: a weight is no view of the flat tensor.
+            ValueError: a weight is not 2-D.
+        """
+        storage = self.flat.untyped_storage().data_ptr()
         for weight in self.weights:
             if weight.ndim != 2:
                 raise ValueError(f"{names[weight]!r} of shape {tuple(weight.shape)} is no matrix")
+            if weight.untyped_storage().data_ptr() != storage:
+                raise RuntimeError(f"{names[weight]!r} does not lie in its group's flat tensor")
         return contiguous_layout(
             [Matrix(names[weight], *weight.shape) for weight in self.weights],
-            self.offsets,
-            self.flat.numel(),
+            [weight.storage_offset() - self.flat.storage_offset() for weight in self.weights],
+            self.slice.numel(),
             dist.get_world_size(self.process_group),
         )
 
 
-def read_stage_1_and_2(zero: DeepSpeedZeroOptimizer) -> list[GroupShard]:
-    """ZeRO 1 and 2.
-
-    The order of the flat tensor is that of ``round_robin_bit16_groups``, with the padding of
-    ``parameter_alignment`` in its offsets. ``_hp_mapping`` would not do: with
-    ``round_robin_gradients`` DeepSpeed computes it from the order before the reordering.
-    """
-    return [
-        GroupShard(flat, weights, offsets, process_group)
-        for flat, weights, offsets, process_group in zip(
-            zero.single_partition_of_fp32_groups,
-            zero.round_robin_bit16_groups,
-            zero.round_robin_bit16_offsets,
-            zero.real_dp_process_group,
-            strict=True,
-        )
-    ]
-
-
-def read_bf16(zero: BF16_Optimizer) -> list[GroupShard]:
-    """bf16 weights with fp32 accumulation at stage 1: the group's order, no inner padding."""
-    shards = []
-    for flat, weights, process_group in zip(
-        zero.fp32_groups_flat_partition,
-        zero.bf16_groups,
-        zero.real_dp_process_group,
-        strict=True,
-    ):
-        sizes = torch.tensor([0, *(weight.numel() for weight in weights)])
-        offsets = sizes.cumsum(0)[:-1].tolist()
-        shards.append(GroupShard(flat, weights, offsets, process_group))
-    return shards
-
-
-READERS: dict[type, Callable[[Any], list[GroupShard]]] = {
-    DeepSpeedZeroOptimizer: read_stage_1_and_2,
-    BF16_Optimizer: read_bf16,
+ATTRIBUTES = {
+    DeepSpeedZeroOptimizer: (
+        "single_partition_of_fp32_groups",
+        "bit16_groups",
+        "bit16_groups_flat",
+    ),
+    BF16_Optimizer: ("fp32_groups_flat_partition", "bf16_groups", "bf16_groups_flat"),
 }
-"""Exact types: a subclass may lay its slices out differently."""
+"""What each wrapper calls its slices, weights and flat tensors. Exact types: a subclass may lay
+its slices out differently."""
+
+
+def read_shards(wrapper: Any) -> list[GroupShard]:
+    """The groups of a ZeRO wrapper, in the order of the base optimizer's.
+
+    Raises:
+        RuntimeError: the type of the wrapper is unknown.
+    """
+    if type(wrapper) not in ATTRIBUTES:
+        raise RuntimeError(
+            f"it is not known how {type(wrapper).__name__} lays out its slices; known are "
+            f"{', '.join(known.__name__ for known in ATTRIBUTES)}"
+        )
+    columns = [getattr(wrapper, attribute) for attribute in ATTRIBUTES[type(wrapper)]]
+    groups = zip(*columns, wrapper.real_dp_process_group, strict=True)
+    return [GroupShard(*group) for group in groups]
 
 
 def verify(shard: GroupShard, layout: Layout) -> None:
@@ -99,7 +96,7 @@ def verify(shard: GroupShard, layout: Layout) -> None:
             if piece.rank != rank:
                 continue
             expected = weight.detach().flatten()[piece.in_matrix]
-            if not torch.equal(shard.flat.detach()[piece.in_slice], expected.float()):
+            if not torch.equal(shard.slice.detach()[piece.in_slice], expected.float()):
                 raise RuntimeError(
                     f"{matrix.name!r} is not where the layout of this DeepSpeed version should "
                     f"have it on rank {rank}: {piece}. Please report it with your DeepSpeed "

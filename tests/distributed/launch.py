@@ -27,7 +27,7 @@ def launch(module: str, world_size: int, *arguments: str) -> dict[str, Any]:
             "LOCAL_SIZE": str(world_size),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(_free_port()),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         }
         processes = []
         for rank in range(world_size):
