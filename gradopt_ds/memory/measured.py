@@ -1,0 +1,43 @@
+"""Bytes a live optimizer really holds."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+
+def optimizer_state_bytes(optimizer: Optimizer) -> int:
+    """Bytes of all tensors in ``optimizer.state`` on this rank, each storage counted once.
+
+    Under ZeRO, ``engine.basic_optimizer`` is the optimizer to ask. Master weights are no state.
+    """
+    return sum(optimizer_state_bytes_by_key(optimizer).values())
+
+
+def optimizer_state_bytes_by_key(optimizer: Optimizer) -> dict[str, int]:
+    """The same bytes by state key (``exp_avg``, ``momentum_buffer``, …), largest first.
+
+    A storage that several keys share is counted for the first.
+    """
+    sizes: dict[str, int] = {}
+    seen: set[int] = set()
+    for state in optimizer.state.values():
+        for key, value in state.items():
+            for tensor in _tensors(value):
+                storage = tensor.untyped_storage()
+                if storage.nbytes() and storage.data_ptr() not in seen:
+                    seen.add(storage.data_ptr())
+                    sizes[str(key)] = sizes.get(str(key), 0) + storage.nbytes()
+    return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _tensors(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _tensors(one)

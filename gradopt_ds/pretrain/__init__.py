@@ -1,0 +1,1 @@
+"""Pre-training a language model with any optimizer that DeepSpeed's JSON names."""

@@ -1,0 +1,140 @@
+"""Several optimizers on the same data order: which runs there are, and running them."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from gradopt_ds.pretrain import command_line, launch
+from gradopt_ds.pretrain.errors import PretrainError
+from gradopt_ds.pretrain.metrics import Row
+from gradopt_ds.pretrain.settings import RunSettings
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a comparison."""
+
+    optimizer: str  # the DeepSpeed JSON's name, without zero2_
+    point: tuple[tuple[str, float], ...]  # what the grid sets for this run
+    settings: RunSettings
+
+
+@dataclass(frozen=True)
+class Result:
+    """A member and how it ended."""
+
+    member: Member
+    outcome: launch.Outcome
+
+
+def grid_values(text: str) -> tuple[str, list[float]]:
+    """``KEY=LOW:HIGH:COUNT`` (geometric) or ``KEY=A,B,C`` → the key and its values.
+
+    Raises:
+        PretrainError: another form.
+    """
+    key, _, values = text.partition("=")
+    try:
+        if ":" in values:
+            low, high, count = values.split(":")
+            spaced = np.geomspace(float(low), float(high), int(count))
+            # Three digits: a grid is for people, and 0.0030000000000000005 is not.
+            return key, [float(f"{value:.3g}") for value in spaced]
+        return key, [float(value) for value in values.split(",")]
+    except ValueError:
+        raise PretrainError(
+            f"--grid {text!r}: write KEY=LOW:HIGH:COUNT or KEY=A,B,C, "
+            "e.g. optimizer.params.lr=1e-3:1e-1:5"
+        ) from None
+
+
+def members(
+    configs: Sequence[Path],
+    told: dict[str, Any],
+    seeds: Sequence[int],
+    grid: Sequence[str],
+    output: Path,
+) -> list[Member]:
+    """Every config at every grid point with every seed, in that order.
+
+    Raises:
+        PretrainError: settings that do not fit, or two configs of one name.
+    """
+    names = [path.stem.removeprefix("zero2_") for path in configs]
+    if len(set(names)) != len(names):
+        raise PretrainError(f"configs must differ in their file names, but are {names}")
+    axes = [grid_values(one) for one in grid]
+    points = [
+        tuple(zip([key for key, _ in axes], values, strict=True))
+        for values in itertools.product(*(values for _, values in axes))
+    ]
+    found = []
+    for (name, config), point, seed in itertools.product(
+        zip(names, configs, strict=True), points, seeds
+    ):
+        sets = tuple(f"{key}={value:g}" for key, value in point)
+        short = (f"{key.rpartition('.')[2]}={value:g}" for key, value in point)
+        folder = "_".join([name, *short, f"seed{seed}"])
+        own = {
+            **told,
+            "deepspeed_config": config,
+            "override": (*told.get("override", ()), *sets),
+            "seed": seed,
+            "output": output / folder,
+            "resume": "never",
+        }
+        found.append(Member(name, point, command_line.build(RunSettings, own)))
+    if len({one.settings.output for one in found}) != len(found):
+        raise PretrainError("two --grid axes end in the same name: sweep one of them at a time")
+    return found
+
+
+def run_all(
+    wanted: Sequence[Member], ranks: int, script: Path, fresh: bool, console: Console
+) -> list[Result]:
+    """Runs the members one after the other; finished ones are reused unless ``fresh``.
+
+    A run that fails is shown with the end of its log, and the others still run.
+    """
+    results = []
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        for member in wanted:
+            settings = member.settings
+            task = progress.add_task(
+                settings.output.name,
+                total=settings.steps,
+                note="starting (compiles DeepSpeed's communication the first time)",
+            )
+
+            def watch(row: Row, task: Any = task, steps: int = settings.steps) -> None:
+                note = f"step {row['step']}/{steps}, loss {row['loss']:.3f}"
+                progress.update(task, completed=row["step"], note=note)
+
+            if not fresh and launch.finished_before(settings, ranks):
+                outcome = launch.Outcome("reused")
+                progress.update(task, completed=settings.steps)
+            else:
+                outcome = launch.launch(settings, ranks, script, watch)
+            note = f"{outcome.status} after {outcome.seconds:.0f} s"
+            progress.update(task, note=note if outcome.seconds else outcome.status)
+            progress.stop_task(task)
+            if outcome.status == "failed":
+                progress.console.print(
+                    f"{settings.output.name} failed; {settings.output / launch.LOG} ends with:",
+                    style="bold red",
+                )
+                progress.console.print(outcome.tail, markup=False, highlight=False)
+            results.append(Result(member, outcome))
+    return results

@@ -1,0 +1,1 @@
+"""Real English text that comes with the package; the README states origin and licence."""

@@ -1,0 +1,55 @@
+"""A transformer with fresh weights from a JSON file."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from gradopt_ds.pretrain.deepspeed_json import load
+from gradopt_ds.pretrain.errors import PretrainError
+
+
+def model_config(
+    path: Path, vocab_size: int | None = None, sequence_length: int = 0
+) -> PretrainedConfig:
+    """The transformers config in ``path``, with the tokenizer's vocabulary if one is given.
+
+    Raises:
+        PretrainError: unknown ``model_type``, or sequences longer than the model's positions.
+    """
+    values = load(path)
+    kind = values.pop("model_type", None)
+    if kind is None:
+        raise PretrainError(f'{path} has no "model_type": add one, e.g. "llama"')
+    try:
+        config = AutoConfig.for_model(kind, **values)
+    except ValueError as error:
+        raise PretrainError(f"{path}: {error}") from None
+    if vocab_size is not None:
+        config.vocab_size = vocab_size
+    if sequence_length > config.max_position_embeddings:
+        raise PretrainError(
+            f"--sequence-length {sequence_length} exceeds max_position_embeddings "
+            f"{config.max_position_embeddings} of {path}: shorten the one or raise the other"
+        )
+    return config
+
+
+def build(config: PretrainedConfig, seed: int) -> PreTrainedModel:
+    """The model with weights that depend on ``config`` and ``seed`` only."""
+    torch.manual_seed(seed)
+    model = _fresh(config)
+    model.config.use_cache = False
+    model.train()
+    return model
+
+
+def parameter_count(config: PretrainedConfig) -> int:
+    """Parameters of the model, tied ones once, counted without allocating them."""
+    with torch.device("meta"):
+        model = _fresh(config)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _fresh(config: PretrainedConfig) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -1,0 +1,93 @@
+"""Trains the same model on the same data with several optimizers and sets them side by side."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from gradopt_ds.pretrain import comparison, report
+from gradopt_ds.pretrain.command_line import add_settings
+from gradopt_ds.pretrain.errors import PretrainError
+from gradopt_ds.pretrain.settings import RunSettings
+
+HERE = Path(__file__).resolve().parent
+EXAMPLES = """\
+examples:
+  python scripts/compare.py
+      AdamW, SWAN, PolarGrad and AdamPower on the corpus in the package: the demo
+  python scripts/compare.py configs/deepspeed/zero2_adamw.json --seeds 0 1 2 \\
+      --grid optimizer.params.lr=1e-3:1e-2:5 --output runs/sweep
+      a learning-rate sweep; each optimizer's best point is marked and drawn
+"""
+CONFIGS = HERE.parent / "configs"
+OPTIMIZERS = ("adamw", "swan", "polargrad", "adampower")
+# What two CPU cores train four times in about three minutes, launching included.
+DEMO = {
+    "model": CONFIGS / "models" / "tiny.json",
+    "steps": 120,
+    "validation_sequences": 64,
+    "tensorboard": False,
+}
+OWN = ("deepspeed_config", "output", "seed", "resume")
+
+
+def arguments() -> argparse.Namespace:
+    """The command line; settings of the runs are those of ``scripts/pretrain.py``."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "configs",
+        nargs="*",
+        type=Path,
+        default=[CONFIGS / "deepspeed" / f"zero2_{name}.json" for name in OPTIMIZERS],
+        help=f"DeepSpeed JSON files (default: those of {', '.join(OPTIMIZERS)})",
+    )
+    parser.add_argument("--ranks", type=int, default=2, help="ranks of each run (default: 2)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds (default: 0)")
+    parser.add_argument(
+        "--grid",
+        action="append",
+        default=[],
+        metavar="KEY=VALUES",
+        help="runs every config at each value: KEY=LOW:HIGH:COUNT (geometric) or KEY=A,B,C, "
+        "e.g. optimizer.params.lr=1e-3:1e-1:5; repeat for a product",
+    )
+    parser.add_argument("--fresh", action="store_true", help="also run what has finished before")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/compare"),
+        help="directory of the runs and of the comparison (default: runs/compare)",
+    )
+    add_settings(parser.add_argument_group("settings of every run"), RunSettings, OWN, DEMO)
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Runs the comparison; the exit status is 1 if a run failed, 2 for wrong settings."""
+    own = vars(arguments())
+    configs, seeds, grid = own.pop("configs"), own.pop("seeds"), own.pop("grid")
+    ranks, fresh, output = own.pop("ranks"), own.pop("fresh"), own.pop("output")
+    console = Console()
+    try:
+        wanted = comparison.members(configs, {**DEMO, **own}, seeds, grid, output)
+        results = comparison.run_all(wanted, ranks, HERE / "pretrain.py", fresh, console)
+    except PretrainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    groups = report.gather(results)
+    report.write(groups, output)
+    # Matplotlib is the `plot` extra, and it is imported after the runs, whose cores it would take.
+    from gradopt_ds.pretrain import figure
+
+    figure.draw(groups, output / "comparison.png")
+    console.print(report.table(groups))
+    console.print(f"written: {output}/comparison.json, .csv, .md, .png", highlight=False)
+    bad = {"failed"} if grid else {"failed", "diverged"}
+    return int(any(group["status"] in bad for group in groups))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""Real launches on two ranks: training, kill and resume, comparing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gradopt_ds.pretrain.metrics import read
+
+ROOT = Path(__file__).parents[2]
+DEEPSPEED = ROOT / "configs/deepspeed"
+STEPS, SAVE_EVERY, KILL_AT = 24, 5, 13
+MODEL = {
+    "model_type": "llama",
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+}
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills a process group")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the model, and later the runs and their tokenizer."""
+    directory = tmp_path_factory.mktemp("pretrain")
+    (directory / "model.json").write_text(json.dumps(MODEL))
+    return directory
+
+
+def settings(shared: Path) -> list[str]:
+    return [
+        *("--model", str(shared / "model.json"), "--cache", str(shared / "cache")),
+        *("--vocab-size", "512", "--sequence-length", "32", "--shuffle-buffer", "16"),
+        *("--steps", str(STEPS), "--validate-every", "12", "--validation-sequences", "16"),
+    ]
+
+
+def start(shared: Path, output: Path, optimizer: str = "swan") -> "subprocess.Popen[str]":
+    config = DEEPSPEED / f"zero2_{optimizer}.json"
+    launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2"]
+    return subprocess.Popen(
+        [
+            *launcher,
+            *("--master_port", "29653", "--log_level", "error"),
+            str(ROOT / "scripts/pretrain.py"),
+            *("--deepspeed_config", str(config), "--output", str(output)),
+            *("--save-every", str(SAVE_EVERY), *settings(shared)),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: "subprocess.Popen[str]") -> str:
+    told, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, told
+    return told
+
+
+def trace(output: Path) -> list[list[Any]]:
+    keys = ("step", "tokens", "loss", "lr", "grad_norm", "validation_loss")
+    return [[row.get(key) for key in keys] for row in read(output / "metrics.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def unbroken(shared: Path) -> Path:
+    """A finished run."""
+    output = shared / "unbroken"
+    finish(start(shared, output))
+    return output
+
+
+def test_the_loss_falls_and_everything_is_written(unbroken: Path) -> None:
+    rows = read(unbroken / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.5
+    told = json.loads((unbroken / "summary.json").read_text())
+    assert told["final_validation_loss"] == rows[-1]["validation_loss"] < rows[0]["loss"] - 0.5
+    assert told["zero_stage"] == 2
+    assert told["ranks"] == len(told["optimizer_state_bytes_per_rank"]) == 2
+    # SWAN keeps no state for the matrices inside the blocks, so less than Adam's half per rank.
+    assert 0 < max(told["optimizer_state_bytes_per_rank"]) < 8 * told["parameters"] / 2
+    assert (unbroken / "metrics.csv").read_text().count("\n") == STEPS + 1
+    assert list((unbroken / "tensorboard").glob("events*"))
+    checkpoints = {one.name for one in (unbroken / "checkpoints").glob("step*")}
+    assert checkpoints == {"step20", "step24"}
+
+
+def test_killed_and_resumed_is_like_never_stopped(shared: Path, unbroken: Path) -> None:
+    output = shared / "killed"
+    process = start(shared, output)
+    while process.poll() is None and len(read(output / "metrics.jsonl")) < KILL_AT:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    # As if killed while saving: a newer folder stands there half written.
+    half = output / f"checkpoints/step{KILL_AT + 1}"
+    half.mkdir()
+    (half / "pretrain_rank0.pt").write_text("half a fi")
+    told = finish(start(shared, output))
+    assert "resumed after step" in told
+    assert trace(output) == trace(unbroken)
+    assert not half.exists()
+
+
+def test_compare_writes_table_and_picture(shared: Path) -> None:
+    output = shared / "compare"
+    command = [
+        *(sys.executable, str(ROOT / "scripts/compare.py")),
+        *(str(DEEPSPEED / f"zero2_{name}.json") for name in ("adamw", "polargrad")),
+        *("--output", str(output), *settings(shared)),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    groups = json.loads((output / "comparison.json").read_text())["groups"]
+    assert [group["optimizer"] for group in groups] == ["adamw", "polargrad"]
+    first = [read(output / f"{name}_seed0/metrics.jsonl")[0] for name in ("adamw", "polargrad")]
+    assert first[0]["loss"] == first[1]["loss"]  # same weights, same data
+    assert groups[0]["state_bytes_per_rank"] > groups[1]["state_bytes_per_rank"] > 0
+    assert (output / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert "| adamw |" in (output / "comparison.md").read_text()
+    again = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert again.returncode == 0
+    assert again.stdout.count("reused") >= 2
+
+
+def test_a_failed_run_fails_the_command_and_shows_why(shared: Path) -> None:
+    output = shared / "failing"
+    command = [
+        *(sys.executable, str(ROOT / "scripts/compare.py")),
+        *(str(DEEPSPEED / "zero2_adamw.json"), "--ranks", "1", "--output", str(output)),
+        *(*settings(shared), "--sequence-length", "65"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert "--sequence-length 65 exceeds max_position_embeddings" in done.stdout

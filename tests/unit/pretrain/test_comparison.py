@@ -1,0 +1,103 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gradopt_ds.pretrain import comparison, figure, report, summary
+from gradopt_ds.pretrain.errors import PretrainError
+from gradopt_ds.pretrain.launch import Outcome, finished_before
+from gradopt_ds.pretrain.metrics import MetricsLog
+from gradopt_ds.pretrain.settings import RunSettings
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+MODEL = {"model": CONFIGS / "models/tiny.json"}
+ADAM = CONFIGS / "deepspeed/zero2_adamw.json"
+SWAN = CONFIGS / "deepspeed/zero2_swan.json"
+
+
+def finish(member: comparison.Member, loss: float) -> comparison.Result:
+    """Writes what a finished run leaves behind."""
+    output = member.settings.output
+    log = MetricsLog(output, after=0)
+    for step in (1, 2):
+        log.add({"step": step, "elapsed_seconds": 0.5 * step, "validation_loss": loss + 2 - step})
+    log.close()
+    facts: dict[str, Any] = {
+        "optimizer": "x",
+        "optimizer_params": {},
+        "zero_stage": 2,
+        "ranks": 2,
+        "parameters": 9,
+        "steps": 2,
+        "tokens": 20,
+        "final_validation_loss": loss,
+        "optimizer_state_bytes_per_rank": [2**20, 2**21],
+        "seconds_per_step": 0.5,
+        "training_seconds": 1.0,
+        "command": "c",
+        "fingerprint": member.settings.fingerprint(2),
+    }
+    summary.write(output, facts)
+    return comparison.Result(member, Outcome("finished", 3.0))
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("a.lr=1e-3:1e-1:3", [1e-3, 1e-2, 1e-1]),
+        ("a.lr=1,2.5", [1.0, 2.5]),
+        ("a.lr=1e-3:3e-3:2", [1e-3, 3e-3]),
+    ],
+)
+def test_grids(text: str, values: list[float]) -> None:
+    assert comparison.grid_values(text) == ("a.lr", values)
+
+
+@pytest.mark.parametrize("text", ["a.lr", "a.lr=x", "a.lr=1:2"])
+def test_a_wrong_grid_is_explained(text: str) -> None:
+    with pytest.raises(PretrainError, match="KEY=LOW:HIGH:COUNT"):
+        comparison.grid_values(text)
+
+
+def test_members_are_the_product(tmp_path: Path) -> None:
+    grid = ["optimizer.params.lr=1e-3:1e-1:3"]
+    found = comparison.members([ADAM, SWAN], MODEL, [0, 1], grid, tmp_path)
+    assert len(found) == 12
+    assert found[1].settings.output == tmp_path / "adamw_lr=0.001_seed1"
+    assert found[-1].settings.override == ("optimizer.params.lr=0.1",)
+    assert found[-1].settings.seed == 1
+    with pytest.raises(PretrainError, match="differ in their file names"):
+        comparison.members([ADAM, ADAM], MODEL, [0], [], tmp_path)
+
+
+def test_only_the_same_settings_are_reused(tmp_path: Path) -> None:
+    (member,) = comparison.members([ADAM], MODEL, [0], [], tmp_path)
+    assert not finished_before(member.settings, 2)
+    finish(member, 5.0)
+    assert finished_before(member.settings, 2)
+    assert not finished_before(member.settings, 3)
+    other = RunSettings(**{**member.settings.model_dump(), "steps": 11})
+    assert not finished_before(other, 2)
+
+
+def test_the_report_averages_marks_the_best_and_survives_failures(tmp_path: Path) -> None:
+    members = comparison.members([ADAM, SWAN], MODEL, [0, 1], ["o.lr=1,2"], tmp_path)
+    losses = [5.0, 5.2, 4.0, 4.2, 6.0, 6.0]
+    results = [finish(member, loss) for member, loss in zip(members, losses, strict=False)]
+    results += [comparison.Result(member, Outcome("diverged")) for member in members[6:]]
+    groups = report.gather(results)
+    assert [group["best"] for group in groups] == [False, True, True, False]
+    assert groups[1]["validation_loss"] == pytest.approx(4.1)
+    assert groups[1]["spread"] == pytest.approx(0.1414, rel=1e-3)
+    assert groups[1]["state_mib_per_rank"] == 2.0
+    assert groups[1]["curve"]["validation_loss"] == pytest.approx([5.1, 4.1])
+    assert groups[3]["status"] == "diverged"
+    report.write(groups, tmp_path)
+    figure.draw(groups, tmp_path / "comparison.png")
+    assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    told = json.loads((tmp_path / "comparison.json").read_text())
+    assert len(told["groups"]) == 4
+    assert (tmp_path / "comparison.csv").read_text().count("\n") == 5
+    assert "| swan | lr=2 |" in (tmp_path / "comparison.md").read_text()
+    assert report.table(groups).row_count == 4
