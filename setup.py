@@ -39,14 +39,16 @@ setup(
     package_data={"gradopt_ds": ["py.typed"], "gradopt_ds.pretrain": ["corpus/*"]},
     install_requires=[
         "torch>=2.6",
-        "deepspeed>=0.19.0,<0.20",
+        "deepspeed>=0.19.8,<0.20",
         "transformers>=5.0",
         "datasets>=4.0",
         "tokenizers>=0.21",
+        "numpy>=1.26",
         "packaging>=23.0",
         "pydantic>=2.7",
         "rich>=13.0",
         "tensorboard>=2.15",
+        "tqdm>=4.66",
     ],
     extras_require=EXTRAS,
 )

@@ -73,7 +73,7 @@ def log_rules(model: nn.Module, optimizer: Optimizer) -> None:
         )
     for row in summarize_rules(model, optimizer):
         table.add_row(row.rule, str(row.tensors), f"{row.elements:,}", row.reason, row.example)
-    console = Console(width=120)
+    console = Console(width=140, color_system=None, force_terminal=False)
     with console.capture() as capture:
         console.print(table)
     log_on_rank_0(f"\n{capture.get().rstrip()}")

@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 from packaging.specifiers import SpecifierSet
 
-SUPPORTED_DEEPSPEED = SpecifierSet(">=0.19.0,<0.20", prereleases=True)
+SUPPORTED_DEEPSPEED = SpecifierSet(">=0.19.8,<0.20", prereleases=True)
 """The integration reads attributes of DeepSpeed's wrappers that no interface promises."""
 
 

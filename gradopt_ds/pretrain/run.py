@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import os
 import shutil
 import time
 import warnings
@@ -21,6 +22,10 @@ from gradopt_ds.pretrain.documents import TrainingDocuments
 from gradopt_ds.pretrain.errors import PretrainError
 from gradopt_ds.pretrain.packing import PackedSequences
 from gradopt_ds.pretrain.settings import RunSettings
+
+MPI_SIZES = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}
+"""What Open MPI's and MPICH's launchers set. Without it DeepSpeed must not look for MPI: it would
+need mpi4py for a single process."""
 
 
 @dataclass
@@ -73,13 +78,13 @@ class Run:
 
 
 def start_processes() -> None:
-    """Joins the ranks; a single process without a launcher is a run of one rank."""
+    """Joins the ranks of DeepSpeed's launcher or of mpirun; one process alone is one rank."""
     set_log_level_from_string("warning")
     # DeepSpeed 0.19 calls collectives that torch 2.13 has renamed; nothing for our user to do.
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
     # DeepSpeed prints on every rank that it built its CPU communication.
     with contextlib.redirect_stdout(io.StringIO()):
-        deepspeed.init_distributed(auto_mpi_discovery=False)
+        deepspeed.init_distributed(auto_mpi_discovery=bool(MPI_SIZES & os.environ.keys()))
 
 
 def assemble(settings: RunSettings) -> Run:

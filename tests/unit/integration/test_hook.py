@@ -19,7 +19,7 @@ def test_installing_twice_changes_nothing() -> None:
     assert not hasattr(before.__wrapped__, "__wrapped__")
 
 
-@pytest.mark.parametrize("version", ["0.18.9", "0.20.0", "1.0"])
+@pytest.mark.parametrize("version", ["0.19.7", "0.20.0", "1.0"])
 def test_unknown_versions_are_refused(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     """The message names the range and the version found."""
     monkeypatch.setattr("gradopt_ds.integration.versions.version", lambda name: version)
