@@ -50,7 +50,7 @@ class GroupShard:
                 raise RuntimeError(f"{names[weight]!r} does not lie in its group's flat tensor")
         return contiguous_layout(
             [Matrix(names[weight], *weight.shape) for weight in self.weights],
-            [weight.storage_offset() - self.flat.storage_offset() for weight in self.weights],
+            [int(w.storage_offset() - self.flat.storage_offset()) for w in self.weights],
             self.slice.numel(),
             dist.get_world_size(self.process_group),
         )

@@ -26,7 +26,7 @@ def launch(module: str, world_size: int, *arguments: str) -> dict[str, Any]:
             "WORLD_SIZE": str(world_size),
             "LOCAL_SIZE": str(world_size),
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(_free_port()),
+            "MASTER_PORT": str(free_port()),
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         }
         processes = []
@@ -57,7 +57,8 @@ def launch(module: str, world_size: int, *arguments: str) -> dict[str, Any]:
         return results
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port that nobody listens on at the moment."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from gradopt_ds.pretrain.metrics import read
+from tests.distributed.launch import free_port
 
 ROOT = Path(__file__).parents[2]
 DEEPSPEED = ROOT / "configs/deepspeed"
@@ -50,7 +51,7 @@ def start(shared: Path, output: Path, optimizer: str = "swan") -> "subprocess.Po
     return subprocess.Popen(
         [
             *launcher,
-            *("--master_port", "29653", "--log_level", "error"),
+            *("--master_port", str(free_port()), "--log_level", "error"),
             str(ROOT / "scripts/pretrain.py"),
             *("--deepspeed_config", str(config), "--output", str(output)),
             *("--save-every", str(SAVE_EVERY), *settings(shared)),
