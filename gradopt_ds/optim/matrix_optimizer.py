@@ -52,7 +52,7 @@ class MatrixOptimizer(Optimizer, ABC):
         """Add a group; settings it does not carry are filled in according to its rule.
 
         Raises:
-            ValueError: the group has no ``rule``, or a matrix group holds something else.
+            ValueError: the group has no ``rule``.
         """
         rule = param_group.get("rule")
         if rule not in (MATRIX, AUX):
