@@ -1,5 +1,9 @@
-"""What N ranks compute equals what the float64 reference computes from the same gradients."""
+"""What N ranks compute equals what the float64 reference computes from the same gradients.
 
+``python -m tests.distributed.test_exactness 3`` prints the errors on 3 ranks, worst first.
+"""
+
+import sys
 from typing import Any
 
 import pytest
@@ -22,3 +26,9 @@ def test_step_equals_the_reference(errors: dict[str, Any], case: Case) -> None:
     """Every optimizer, stage, precision, accumulation, clipping and layout option."""
     assert errors[case.name]["matrices"] <= TOLERANCE
     assert errors[case.name]["others"] <= TOLERANCE
+
+
+if __name__ == "__main__":
+    found = launch("tests.distributed.exactness_worker", int(sys.argv[1]))
+    for name, error in sorted(found.items(), key=lambda item: -max(item[1].values())):
+        print(f"matrices {error['matrices']:.1e}, others {error['others']:.1e}: {name}")
