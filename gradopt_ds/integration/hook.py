@@ -15,7 +15,10 @@ from torch.optim import Optimizer
 from gradopt_ds.integration.attach import attach
 from gradopt_ds.integration.registry import build_optimizer, canonical_name
 from gradopt_ds.integration.report import log_on_rank_0, log_rules
-from gradopt_ds.integration.unsupported import refuse_unsupported_settings
+from gradopt_ds.integration.unsupported import (
+    refuse_unsupported_settings,
+    refuse_untested_base,
+)
 from gradopt_ds.optim import GradPower, MatrixOptimizer
 
 INSTALLED = "_gradopt_ds_installed"
@@ -65,6 +68,7 @@ def _do_optimizer_sanity_check(original: Any, engine: Any, basic_optimizer: Opti
     """The last look at an optimizer before it is wrapped, however it was made."""
     if is_ours(basic_optimizer):
         refuse_unsupported_settings(engine, type(basic_optimizer).__name__)
+        refuse_untested_base(engine, basic_optimizer)
         if type(basic_optimizer) not in zero_utils.ZERO_SUPPORTED_OPTIMIZERS:
             zero_utils.ZERO_SUPPORTED_OPTIMIZERS.append(type(basic_optimizer))
         log_rules(engine.module, basic_optimizer)

@@ -36,8 +36,23 @@ OPTIMIZERS = {
 }
 """``"Muon"`` is missing on purpose: in a JSON config that name is DeepSpeed's own."""
 
-BASES = {"SWAN": Entry(SWAN), "PolarGrad": Entry(PolarGrad), "Muon": Entry(Muon)}
-"""Bases that ``"GradPower"`` knows besides every class of ``torch.optim``."""
+ELEMENTWISE = {
+    name: cls
+    for name, cls in vars(torch.optim).items()
+    if inspect.isclass(cls)
+    and issubclass(cls, Optimizer)
+    # Adafactor and Muon need whole matrices, SparseAdam sparse gradients and LBFGS a closure.
+    and name not in ("Optimizer", "Adafactor", "Muon", "SparseAdam", "LBFGS")
+}
+"""The optimizers of ``torch.optim`` that do not mind working on flat slices."""
+
+BASES = {
+    **{name: Entry(cls) for name, cls in ELEMENTWISE.items()},
+    "SWAN": Entry(SWAN),
+    "PolarGrad": Entry(PolarGrad),
+    "Muon": Entry(Muon),
+}
+"""What ``"GradPower"`` takes as its base."""
 
 GRAD_POWER = "GradPower"
 
@@ -87,11 +102,9 @@ def _grad_power(settings: dict[str, Any], model: nn.Module, parameters: Any) -> 
             f'{GRAD_POWER} needs "base": {{"type": name, "params": {{…}}}}, got {base!r}'
         )
     _refuse_unknown(f"{GRAD_POWER}'s base", base, ["type", "params"])
-    by_name = {known.lower(): entry for known, entry in (_torch_optimizers() | BASES).items()}
-    entry = by_name.get(base["type"].lower())
+    entry = {known.lower(): entry for known, entry in BASES.items()}.get(base["type"].lower())
     if entry is None:
-        valid = _list([*BASES, *_torch_optimizers()])
-        raise ValueError(f"{GRAD_POWER}: unknown base {base['type']!r}; valid: {valid}")
+        raise ValueError(f"{GRAD_POWER}: unknown base {base['type']!r}; valid: {_list(BASES)}")
     label = f"{GRAD_POWER}'s base {base['type']}"
     base_settings = dict(base.get("params") or {})
     if "power" in base_settings:
@@ -128,18 +141,6 @@ def _valid_keys(optimizer: type[Optimizer]) -> list[str]:
     signature = inspect.signature(optimizer.__init__)
     keys = [key for key in signature.parameters if key not in ("self", "params")]
     return [*keys, "include", "exclude"] if issubclass(optimizer, MatrixOptimizer) else keys
-
-
-def _torch_optimizers() -> dict[str, Entry]:
-    return {
-        name: Entry(cls)
-        for name, cls in vars(torch.optim).items()
-        # LBFGS needs a closure, which DeepSpeed does not give; torch's Muon needs whole matrices
-        # and would be handed slices under ZeRO.
-        if inspect.isclass(cls)
-        and issubclass(cls, Optimizer)
-        and name not in ("Optimizer", "LBFGS", "SparseAdam", "Muon", "Adafactor")
-    }
 
 
 def _refuse_unknown(label: str, given: Iterable[str], valid: Sequence[str]) -> None:

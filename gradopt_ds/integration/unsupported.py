@@ -4,6 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 from deepspeed.runtime.pipe.module import PipelineModule
+from deepspeed.runtime.zero import utils as zero_utils
+from torch.optim import Optimizer
+
+from gradopt_ds.integration.registry import ELEMENTWISE
+from gradopt_ds.optim import GradPower, MatrixOptimizer
 
 Setting = tuple[str, Callable[[Any], object]]
 
@@ -71,4 +76,27 @@ def refuse_unsupported_settings(engine: Any, optimizer_name: str) -> None:
         raise NotImplementedError(
             f"{optimizer_name} does not support {', '.join(found)} yet. Supported are ZeRO stages "
             "0, 1 and 2 in fp32, bf16 and fp16, with data parallelism, without offload."
+        )
+
+
+def refuse_untested_base(engine: Any, optimizer: Optimizer) -> None:
+    """Stop a GradPower whose base DeepSpeed would not have let under ZeRO by itself.
+
+    Raises:
+        NotImplementedError: the base is not known to be elementwise, and the config does not say
+            ``zero_allow_untested_optimizer``.
+    """
+    if not isinstance(optimizer, GradPower) or isinstance(optimizer.base, MatrixOptimizer):
+        return
+    known = {*ELEMENTWISE.values(), *zero_utils.ZERO_SUPPORTED_OPTIMIZERS}
+    base = type(optimizer.base)
+    if (
+        engine.zero_optimization()
+        and base not in known
+        and not engine.zero_allow_untested_optimizer()
+    ):
+        raise NotImplementedError(
+            f"GradPower's base {base.__name__} is untested under ZeRO, which would hand it flat "
+            'slices instead of parameters: set "zero_allow_untested_optimizer": true if it is '
+            "elementwise"
         )

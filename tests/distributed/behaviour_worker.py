@@ -373,6 +373,27 @@ def unsupported_settings_are_refused() -> None:
     )
 
 
+def an_untested_base_is_refused() -> None:
+    """GradPower is no way around DeepSpeed's own question about unknown optimizers."""
+
+    class Unknown(torch.optim.SGD):
+        pass
+
+    model = build_model()
+    mine = GradPower(Unknown(model.parameters(), lr=0.1))
+    _assert_raises(
+        NotImplementedError,
+        "base Unknown is untested under ZeRO",
+        lambda: start(config(None), model=model, optimizer=mine),
+    )
+    other = build_model()
+    start(
+        config(None, zero_allow_untested_optimizer=True),
+        model=other,
+        optimizer=GradPower(Unknown(other.parameters(), lr=0.1)),
+    )
+
+
 def mistakes_in_the_json_are_explained() -> None:
     """The registry's errors come through deepspeed.initialize."""
     _assert_raises(
@@ -428,6 +449,7 @@ TESTS: tuple[Callable[[], None], ...] = (
     resume_is_bit_equal,
     a_foreign_checkpoint_is_refused,
     unsupported_settings_are_refused,
+    an_untested_base_is_refused,
     mistakes_in_the_json_are_explained,
     other_optimizers_are_untouched,
     frozen_parameters_stay,
