@@ -22,10 +22,10 @@ examples:
 """
 CONFIGS = HERE.parent / "configs"
 OPTIMIZERS = ("adamw", "swan", "polargrad", "adampower")
-# What two CPU cores train four times in about three minutes, launching included.
+# What two CPU cores train four times in about two and a half minutes, launching included.
 DEMO = {
     "model": CONFIGS / "models" / "tiny.json",
-    "steps": 120,
+    "steps": 80,
     "validation_sequences": 64,
     "tensorboard": False,
 }

@@ -49,6 +49,7 @@ def _bars(panel: Axes, groups: Sequence[Group], colours: dict[str, str]) -> None
     sizes = [group["state_mib_per_rank"] for group in groups]
     bars = panel.bar(names, sizes, color=[colours[name] for name in names])
     panel.bar_label(bars, fmt="%.2f")
+    panel.margins(y=0.1)
     panel.set(ylabel="optimizer state, MiB per rank")
     panel.tick_params(axis="x", rotation=20)
 
