@@ -10,10 +10,10 @@ if [ ! -x .venv/bin/python ]; then
   "${PYTHON:-python3}" -m venv .venv
 fi
 if [ ! -f "$stamp" ] || [ setup.py -nt "$stamp" ]; then
-  # Byte-compiling every file of torch and its company takes longer than importing what is used.
   # A plain torch would bring several GB of CUDA libraries to a machine that cannot use them.
   constraints=()
   command -v nvidia-smi >/dev/null || constraints=(-c constraints-cpu.txt)
+  # Byte-compiling every file of torch and its company takes longer than importing what is used.
   .venv/bin/python -m pip install --quiet --no-compile "${constraints[@]}" -e ".[$extra]"
   touch "$stamp"
 fi
