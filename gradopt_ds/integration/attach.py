@@ -36,17 +36,14 @@ def attach(engine: Any, optimizer: Optimizer) -> str:
     if wrapper is optimizer or type(wrapper) is FP16_UnfusedOptimizer:
         return "ZeRO stage 0: every rank holds, and updates, whole matrices"
     names = {param: name for name, param in engine.module.named_parameters()}
-    plans: dict[Tensor, Plan] = {}
     exchanges: dict[Tensor, Exchange] = {}
-    groups = optimizer.param_groups
-    for group, shard in zip(groups, read_shards(wrapper), strict=True):
+    for group, shard in zip(optimizer.param_groups, read_shards(wrapper), strict=True):
         if group["rule"] == MATRIX:
-            plan = _plan(base, shard, names)
-            plans[shard.slice] = plan
-            exchanges[shard.slice] = Exchange(plan, shard.process_group)
+            exchanges[shard.slice] = Exchange(_plan(base, shard, names), shard.process_group)
     base.matrix_map = ShardedMatrixMap(exchanges)
-    cut = sum(len(plan.cut) for plan in plans.values())
-    total = sum(len(plan.owners) for plan in plans.values())
+    plans = [exchange.plan for exchange in exchanges.values()]
+    cut = sum(len(plan.cut) for plan in plans)
+    total = sum(len(plan.owners) for plan in plans)
     return (
         f"{type(base).__name__} on ZeRO slices: {total - cut} of {total} matrices lie whole on one "
         f"rank, {cut} are cut and put together on one owner each"
