@@ -88,13 +88,20 @@ class MatrixOptimizer(Optimizer, ABC):
         """Restore state saved by the same optimizer.
 
         Raises:
-            ValueError: the state belongs to another optimizer.
+            ValueError: the state belongs to another optimizer, or to this one behind a gradient
+                power that it no longer has.
         """
+        powered = any("power" in group for group in self.param_groups)
         for group in state_dict["param_groups"]:
             if (saved := group.get("algorithm")) != type(self).__name__:
                 raise ValueError(
                     f"this state was saved by {saved or 'another optimizer'}, not by "
                     f"{type(self).__name__}: start without it, or use that optimizer"
+                )
+            if "power" in group and not powered:
+                raise ValueError(
+                    f"this state was saved with gradients to the power {group['power']:g}: "
+                    "resuming without it would change the optimizer in the middle of a run"
                 )
         super().load_state_dict(state_dict)
 

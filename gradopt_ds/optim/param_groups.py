@@ -21,7 +21,9 @@ HEAD_NAMES = frozenset(
 )
 """Last component of the names that output heads go by in the common model libraries."""
 
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d)
+UNKNOWN_TENSOR = "3 or more dimensions, not a convolution"
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,6 @@ def _default_assignments(model: nn.Module, names: Mapping[Tensor, str]) -> dict[
     }
 
 
-EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
-
-
 def _default_rule(
     param: Tensor,
     name: str,
@@ -170,9 +169,6 @@ def _default_rule(
     if min(shape) == 1:
         return AUX, "a single row or column: a vector, not a matrix"
     return MATRIX, "weight of a hidden linear layer"
-
-
-UNKNOWN_TENSOR = "3 or more dimensions, not a convolution"
 
 
 def _overridden(assignment: Assignment, included: set[str], excluded: set[str]) -> Assignment:

@@ -200,6 +200,8 @@ def test_state_of_another_optimizer_is_refused() -> None:
     with pytest.raises(ValueError, match="without a gradient power"):
         adam = AdamW(model.parameters())
         GradPower(AdamW(model.parameters())).load_state_dict(adam.state_dict())
+    with pytest.raises(ValueError, match="saved with gradients to the power 1.2"):
+        swan(model).load_state_dict(GradPower(swan(model), 1.2).state_dict())
 
 
 def test_schedulers_keep_the_ratio_of_the_learning_rates() -> None:
