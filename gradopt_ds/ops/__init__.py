@@ -18,11 +18,13 @@ from gradopt_ds.ops.polar_express import PolarExpress
 from gradopt_ds.ops.power import sign_power
 from gradopt_ds.ops.precision import default_compute_dtype
 from gradopt_ds.ops.registry import ORACLES, make_oracle
+from gradopt_ds.ops.row_shards import WHOLE, RowShards
 from gradopt_ds.ops.whitening import swan_direction
 
 __all__ = [
     "ORACLES",
     "SVD",
+    "WHOLE",
     "CoupledNewtonSchulz",
     "Eigh",
     "GramNewtonSchulz",
@@ -32,6 +34,7 @@ __all__ = [
     "NewtonSchulz",
     "Oracle",
     "PolarExpress",
+    "RowShards",
     "default_compute_dtype",
     "grad_norm",
     "make_oracle",

@@ -7,7 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gradopt_ds.ops.oracle import Oracle, is_count, is_real, require
+from gradopt_ds.ops.oracle import Oracle, gram, is_count, is_real, require
+from gradopt_ds.ops.row_shards import RowShards
 
 RUN = 5
 """Steps between two Gram matrices. Rounding makes null eigenvalues of Y negative, about -1e-7; the
@@ -55,15 +56,14 @@ class CoupledNewtonSchulz(Oracle):
         stable = is_real(self.beta) and 1 / 3 < self.beta < 3**0.5 / 2
         require(stable, "beta", "a number between 1/3 and 0.866", self.beta)
 
-    def _iterate(self, x: Tensor, eps: float) -> Tensor:
+    def _iterate(self, x: Tensor, eps: float, across: RowShards) -> Tensor:
         for steps in self._runs():
-            x = self._inverse_root(x, steps) @ x
+            x = self._inverse_root(gram(x, across), steps) @ x
         return x
 
-    def _inverse_root(self, x: Tensor, steps: int) -> Tensor:
-        """The matrix Z after ``steps`` iterations."""
-        three = 3 * torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
-        y = x @ x.mT
+    def _inverse_root(self, y: Tensor, steps: int) -> Tensor:
+        """The matrix Z after ``steps`` iterations from the Gram matrix ``y``."""
+        three = 3 * torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
         z = factor = self.beta * (three - y)
         for _ in range(steps - 1):
             y = _symmetric(y @ factor)

@@ -6,7 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gradopt_ds.ops.oracle import Oracle
+from gradopt_ds.ops.oracle import Oracle, gram
+from gradopt_ds.ops.row_shards import RowShards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +36,9 @@ class SVD(_Exact):
     """
 
     name: ClassVar[str] = "svd"
+    row_shards: ClassVar[bool] = False
 
-    def _iterate(self, x: Tensor, eps: float) -> Tensor:
+    def _iterate(self, x: Tensor, eps: float, across: RowShards) -> Tensor:
         p, sigma, qt = torch.linalg.svd(x, full_matrices=False)
         rtol = x.shape[-1] * max(eps, torch.finfo(x.dtype).eps)
         kept = sigma > rtol * sigma[..., :1]
@@ -70,9 +72,9 @@ class Eigh(_Exact):
 
     name: ClassVar[str] = "eigh"
 
-    def _iterate(self, x: Tensor, eps: float) -> Tensor:
-        squares, p = torch.linalg.eigh(x @ x.mT)
-        n = x.shape[-1]
+    def _iterate(self, x: Tensor, eps: float, across: RowShards) -> Tensor:
+        squares, p = torch.linalg.eigh(gram(x, across))
+        n = across.rows(x.mT)
         rtol = max((n * eps) ** 2, n * torch.finfo(x.dtype).eps)
         kept = squares > rtol * squares[..., -1:]
         inverse_roots = squares.rsqrt().where(kept, 0)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from gradopt_ds.ops.newton_schulz import NewtonSchulz
-from gradopt_ds.ops.oracle import is_count, require
+from gradopt_ds.ops.oracle import gram, is_count, require
+from gradopt_ds.ops.row_shards import RowShards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,18 +46,17 @@ class GramNewtonSchulz(NewtonSchulz):
         valid = valid and all(a < b for a, b in pairwise(self.restarts))
         require(valid, "restarts", "increasing integers >= 1", self.restarts)
 
-    def _iterate(self, x: Tensor, eps: float) -> Tensor:
-        if x.shape[-2] == x.shape[-1]:
-            return super()._iterate(x, eps)
+    def _iterate(self, x: Tensor, eps: float, across: RowShards) -> Tensor:
+        if x.shape[-2] == across.rows(x.mT):
+            return super()._iterate(x, eps, across)
         for steps in self._runs():
-            x = self._accumulated(x, steps) @ x
+            x = self._accumulated(gram(x, across), steps) @ x
         return x
 
-    def _accumulated(self, x: Tensor, steps: int) -> Tensor:
-        """The matrix Q by which ``steps`` quintics multiply ``x``."""
+    def _accumulated(self, r: Tensor, steps: int) -> Tensor:
+        """The matrix Q by which ``steps`` quintics multiply a matrix with Gram matrix ``r``."""
         a, b, c = self.coefficients
-        r = x @ x.mT
-        identity = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
+        identity = torch.eye(r.shape[-1], dtype=r.dtype, device=r.device)
         q = factor = a * identity + b * r + c * (r @ r)
         for _ in range(steps - 1):
             r = factor @ r @ factor

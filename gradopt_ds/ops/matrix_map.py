@@ -14,8 +14,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-MatrixRule = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""``[b, m, n]`` → directions ``[b, m, n]`` and one scale per matrix ``[b]``."""
+from gradopt_ds.ops.row_shards import WHOLE, RowShards
+
+MatrixRule = Callable[[Tensor, RowShards], tuple[Tensor, Tensor]]
+"""``[b, m, n]`` and where rows that are not among the m are → directions ``[b, m, n]`` and one
+scale per matrix ``[b]``."""
 
 BATCH_ELEMENTS = 2**24
 """Most elements in one batched call: 64 MiB of float32, so that batching equal shapes never
@@ -75,7 +78,7 @@ def map_equal_shapes(
         per_batch = max(1, BATCH_ELEMENTS // max(1, shape.numel()))
         for first in range(0, len(indices), per_batch):
             batch = indices[first : first + per_batch]
-            directions, scales = rule(torch.stack([matrices[i] for i in batch]))
+            directions, scales = rule(torch.stack([matrices[i] for i in batch]), WHOLE)
             yield from zip(batch, directions, scales, strict=True)
 
 

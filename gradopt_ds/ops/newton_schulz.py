@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from gradopt_ds.ops.oracle import Oracle, is_count, is_real, require
+from gradopt_ds.ops.oracle import Oracle, gram, is_count, is_real, require
+from gradopt_ds.ops.row_shards import RowShards
 
 Quintic = tuple[float, float, float]
 """Coefficients (a, b, c) of the odd polynomial ``a x + b x^3 + c x^5``."""
@@ -43,26 +44,27 @@ class NewtonSchulz(Oracle):
         valid = valid and all(is_real(c) for c in self.coefficients)
         require(valid, "coefficients", "three finite numbers (a, b, c)", self.coefficients)
 
-    def _iterate(self, x: Tensor, eps: float) -> Tensor:
-        return apply_quintics(x, [self.coefficients] * self.steps)
+    def _iterate(self, x: Tensor, eps: float, across: RowShards) -> Tensor:
+        return apply_quintics(x, [self.coefficients] * self.steps, across)
 
     def _flops(self, m: int, n: int) -> int:
         return self.steps * quintic_flops(m, n)
 
 
-def apply_quintics(x: Tensor, quintics: Iterable[Quintic]) -> Tensor:
+def apply_quintics(x: Tensor, quintics: Iterable[Quintic], across: RowShards) -> Tensor:
     """Apply one polynomial after the other to the singular values.
 
     Args:
         x: wide matrices ``[..., m, n]``, m <= n.
         quintics: the coefficients of each step.
+        across: where the columns of ``x`` are.
 
     Returns:
         ``[..., m, n]`` in the dtype of ``x``.
     """
     for a, b, c in quintics:
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
+        r = gram(x, across)
+        x = a * x + (b * r + c * (r @ r)) @ x
     return x
 
 

@@ -3,9 +3,11 @@
 import torch
 from torch import Tensor
 
+from gradopt_ds.ops.row_shards import WHOLE, RowShards
+
 
 @torch.no_grad()
-def nuclear_norm(m: Tensor, u: Tensor) -> Tensor:
+def nuclear_norm(m: Tensor, u: Tensor, across: RowShards = WHOLE) -> Tensor:
     r"""Sum the singular values of M = UH without computing them.
 
     .. math::
@@ -17,9 +19,10 @@ def nuclear_norm(m: Tensor, u: Tensor) -> Tensor:
     Args:
         m: matrices ``[..., m, n]``.
         u: their polar factors ``[..., m, n]``.
+        across: where the other rows are, when these are only some of a tall matrix's.
 
     Returns:
         ``[...]``, accumulated in float32 (float64 if one of the two is).
     """
     dtype = torch.promote_types(torch.promote_types(m.dtype, u.dtype), torch.float32)
-    return (m.to(dtype) * u.to(dtype)).sum((-2, -1))
+    return across.sum((m.to(dtype) * u.to(dtype)).sum((-2, -1)))

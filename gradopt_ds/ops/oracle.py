@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gradopt_ds.ops.norms import unit
 from gradopt_ds.ops.precision import DTYPES, default_compute_dtype
+from gradopt_ds.ops.row_shards import WHOLE, RowShards
 
 MATRIX = (-2, -1)
 
@@ -35,6 +36,8 @@ class Oracle(ABC):
 
     name: ClassVar[str]
     dtypes: ClassVar[tuple[torch.dtype, ...]] = tuple(DTYPES.values())
+    row_shards: ClassVar[bool] = True
+    """Whether it sees the rows of a tall matrix through their Gram matrix alone."""
 
     dtype: torch.dtype | None = None
 
@@ -44,11 +47,13 @@ class Oracle(ABC):
         valid = self.dtype is None or self.dtype in self.dtypes
         require(valid, "dtype", f"None or one of {names}", self.dtype)
 
-    def __call__(self, g: Tensor) -> Tensor:
+    def __call__(self, g: Tensor, across: RowShards = WHOLE) -> Tensor:
         """Compute the polar factors of ``g``, without autograd.
 
         Args:
             g: matrices ``[..., m, n]`` of any floating dtype and scale.
+            across: where the other rows are, when ``g`` has only some of a tall matrix's. A rank
+                without any passes a row of zeros.
 
         Returns:
             A new, contiguous ``[..., m, n]`` in float32 (float64 for float64). Zero matrices give
@@ -56,25 +61,29 @@ class Oracle(ABC):
             exception: one rank would stop, and the others would wait for it.
 
         Raises:
-            ValueError: ``g`` has fewer than two dimensions or no floating dtype.
+            ValueError: ``g`` has fewer than two dimensions or no floating dtype; rows are
+                elsewhere and this oracle needs them all (``row_shards`` is false).
         """
         if g.ndim < 2 or not g.is_floating_point():
             raise ValueError(f"expected floating [..., m, n], got {g.dtype} {list(g.shape)}")
+        if across is not WHOLE and not self.row_shards:
+            raise ValueError(f"oracle {self.name} needs all rows of a matrix in one place")
         # Autocast would multiply in half precision what is asked for in float32.
         with torch.no_grad(), torch.autocast(g.device.type, enabled=False):
-            return self._polar_factor(g)
+            return self._polar_factor(g, across)
 
-    def _polar_factor(self, g: Tensor) -> Tensor:
+    def _polar_factor(self, g: Tensor, across: RowShards) -> Tensor:
         result = torch.promote_types(g.dtype, torch.float32)
         if g.numel() == 0:
             return g.to(result, copy=True)
         compute = self._compute_dtype(g)
-        tall = g.shape[-2] > g.shape[-1]
+        tall = across is not WHOLE or g.shape[-2] > g.shape[-1]
         x = (g.mT if tall else g).to(torch.promote_types(result, compute))
-        poisoned = ~x.isfinite().all(-1).all(-1)[..., None, None]
+        bad = ~x.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+        poisoned = across.max(bad.to(x.dtype)).bool()
         # By the largest entry first: the squares in the Frobenius norm could over- or underflow.
-        x = unit(unit(x.masked_fill(poisoned, 0), math.inf, MATRIX), 2, MATRIX)
-        u = self._iterate(x.to(compute), eps=torch.finfo(result).eps).to(result)
+        x = unit(unit(x.masked_fill(poisoned, 0), math.inf, MATRIX, across), 2, MATRIX, across)
+        u = self._iterate(x.to(compute), torch.finfo(result).eps, across).to(result)
         return (u.mT if tall else u).masked_fill(poisoned, math.nan).contiguous()
 
     def flops(self, m: int, n: int) -> int:
@@ -86,13 +95,19 @@ class Oracle(ABC):
         """
         return self._flops(min(m, n), max(m, n))
 
+    def shard_flops(self, rows: int, n: int) -> int:
+        """:meth:`flops` of a rank that has some of the rows of a tall matrix with n columns."""
+        return self._flops(n, rows)
+
     @abstractmethod
-    def _iterate(self, x: Tensor, eps: float) -> Tensor:
+    def _iterate(self, x: Tensor, eps: float, across: RowShards) -> Tensor:
         """Polar factors of wide matrices.
 
         Args:
-            x: ``[..., m, n]``, m <= n, in the compute dtype, of Frobenius norm 1 (or 0).
+            x: ``[..., m, n]``, m <= n, in the compute dtype, of Frobenius norm 1 (or 0). Some
+                of the n columns may be elsewhere: products with them go through :func:`gram`.
             eps: relative rounding error of the input, before it came into the compute dtype.
+            across: where the columns are.
         """
 
     @abstractmethod
@@ -107,6 +122,11 @@ class Oracle(ABC):
     def _default_dtype(self, device: torch.device) -> torch.dtype:
         """The compute dtype for input below float64."""
         return default_compute_dtype(device)
+
+
+def gram(x: Tensor, across: RowShards) -> Tensor:
+    """``x x^T`` of wide matrices ``[..., m, n]`` whose columns may be on several ranks."""
+    return across.sum(x @ x.mT)
 
 
 def require(valid: bool, setting: str, valid_range: str, value: object) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gradopt_ds.ops.newton_schulz import Quintic, apply_quintics, quintic_flops
 from gradopt_ds.ops.oracle import Oracle, is_count, require
+from gradopt_ds.ops.row_shards import RowShards
 
 OPTIMAL: tuple[Quintic, ...] = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
@@ -55,8 +56,8 @@ class PolarExpress(Oracle):
         super().__post_init__()
         require(is_count(self.steps), "steps", "an integer >= 1", self.steps)
 
-    def _iterate(self, x: Tensor, eps: float) -> Tensor:
-        return apply_quintics(x / SAFETY, islice(chain(DAMPED, repeat(LIMIT)), self.steps))
+    def _iterate(self, x: Tensor, eps: float, across: RowShards) -> Tensor:
+        return apply_quintics(x / SAFETY, islice(chain(DAMPED, repeat(LIMIT)), self.steps), across)
 
     def _flops(self, m: int, n: int) -> int:
         return self.steps * quintic_flops(m, n)

@@ -8,10 +8,11 @@ from torch import Tensor
 from gradopt_ds.ops.gradnorm import grad_norm
 from gradopt_ds.ops.norms import unit
 from gradopt_ds.ops.oracle import Oracle
+from gradopt_ds.ops.row_shards import WHOLE, RowShards
 
 
 @torch.no_grad()
-def swan_direction(g: Tensor, oracle: Oracle) -> Tensor:
+def swan_direction(g: Tensor, oracle: Oracle, across: RowShards = WHOLE) -> Tensor:
     r"""Normalise, whiten and rescale gradients.
 
     .. math::
@@ -25,10 +26,11 @@ def swan_direction(g: Tensor, oracle: Oracle) -> Tensor:
     Args:
         g: gradients ``[..., m, n]`` of any floating dtype and scale.
         oracle: computes the polar factor.
+        across: where the other rows are, when ``g`` has only some of a tall matrix's.
 
     Returns:
         ``[..., m, n]`` of Frobenius norm sqrt(mn) in float32 (float64 for float64); zero
         gradients give zeros.
     """
-    whitened = oracle(grad_norm(g))
-    return unit(whitened, 2, dim=(-2, -1)) * math.sqrt(g.shape[-2] * g.shape[-1])
+    whitened = oracle(grad_norm(g), across)
+    return unit(whitened, 2, (-2, -1), across) * math.sqrt(across.rows(g) * g.shape[-1])

@@ -2,13 +2,21 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from gradopt_ds.ops import MatrixMap, MatrixUpdate, Oracle, make_oracle, map_whole_matrices
+from gradopt_ds.ops import (
+    MatrixMap,
+    MatrixUpdate,
+    Oracle,
+    RowShards,
+    make_oracle,
+    map_whole_matrices,
+)
 from gradopt_ds.optim.param_groups import AUX, MATRIX
 from gradopt_ds.optim.settings import AuxAdamW
 
@@ -106,8 +114,16 @@ class MatrixOptimizer(Optimizer, ABC):
         super().load_state_dict(state_dict)
 
     @abstractmethod
-    def _matrix_rule(self, matrices: Tensor, group: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Directions ``[b, m, n]`` and scales ``[b]`` of whole matrices ``[b, m, n]``."""
+    def _matrix_rule(
+        self, matrices: Tensor, across: RowShards, group: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """Directions ``[b, m, n]`` and scales ``[b]`` of matrices ``[b, m, n]``.
+
+        Args:
+            matrices: whole ones, or some rows of tall ones.
+            across: where the other rows are.
+            group: the settings.
+        """
 
     def _direction(self, param: Tensor, group: Mapping[str, Any]) -> Tensor:
         """What the rule is applied to, elementwise in ``param``: the gradient by default."""
@@ -124,7 +140,7 @@ class MatrixOptimizer(Optimizer, ABC):
         directions = [self._direction(param, group) for param in params]
         for param in params:
             param.mul_(1 - group["lr"] * group["weight_decay"])
-        updates = self.matrix_map(params, directions, lambda m: self._matrix_rule(m, group))
+        updates = self.matrix_map(params, directions, partial(self._matrix_rule, group=group))
         for update in updates:
             self._apply(update, group)
 

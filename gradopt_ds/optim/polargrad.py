@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gradopt_ds.ops import MatrixUpdate, Oracle, nuclear_norm
+from gradopt_ds.ops import MatrixUpdate, Oracle, RowShards, nuclear_norm
 from gradopt_ds.optim.matrix_optimizer import MatrixOptimizer
 from gradopt_ds.optim.settings import (
     Aux,
@@ -97,11 +97,13 @@ class PolarGrad(MatrixOptimizer):
         average = self._momentum(param).lerp_(gradient, 1 - group["momentum"])
         return gradient.lerp(average, group["momentum"]) if self.nesterov else average
 
-    def _matrix_rule(self, matrices: Tensor, group: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        polar = self.oracle(matrices)
-        rows, columns = matrices.shape[-2:]
+    def _matrix_rule(
+        self, matrices: Tensor, across: RowShards, group: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        polar = self.oracle(matrices, across)
+        rows, columns = across.rows(matrices), matrices.shape[-1]
         if self.scale == "nuclear":
-            return polar, nuclear_norm(matrices, polar) ** group["nuclear_exponent"]
+            return polar, nuclear_norm(matrices, polar, across) ** group["nuclear_exponent"]
         factor = {
             "none": 1.0,
             "spectral": max(1.0, rows / columns) ** 0.5,

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gradopt_ds.ops import Oracle, swan_direction
+from gradopt_ds.ops import Oracle, RowShards, swan_direction
 from gradopt_ds.optim.matrix_optimizer import MatrixOptimizer
 from gradopt_ds.optim.settings import (
     Aux,
@@ -54,6 +54,8 @@ class SWAN(MatrixOptimizer):
         defaults = {"lr": lr, "alpha": alpha, "weight_decay": weight_decay}
         super().__init__(params, defaults, oracle, aux)
 
-    def _matrix_rule(self, matrices: Tensor, group: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        directions = swan_direction(matrices, self.oracle)
+    def _matrix_rule(
+        self, matrices: Tensor, across: RowShards, group: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        directions = swan_direction(matrices, self.oracle, across)
         return directions, directions.new_full(matrices.shape[:1], group["alpha"])

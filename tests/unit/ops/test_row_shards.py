@@ -1,0 +1,117 @@
+"""Rules on rows of a tall matrix that are spread over ranks (here: threads)."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from gradopt_ds.ops import SVD, grad_norm, make_oracle, nuclear_norm, swan_direction
+from gradopt_ds.ops.row_shards import RowShards
+
+ORACLES = ["eigh", "newton_schulz", "polar_express", "gram_newton_schulz", "coupled_newton_schulz"]
+
+
+class Threads:
+    """Row shards whose ranks are threads that meet at a barrier."""
+
+    def __init__(self, ranks: int, rows: int) -> None:
+        self.barrier = threading.Barrier(ranks, timeout=20)
+        self.whole_rows = rows
+        self.contributions: list[Tensor] = []
+
+    def rows(self, x: Tensor) -> int:
+        """Rows of the whole matrix."""
+        return self.whole_rows
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Over all threads."""
+        return self._reduced(x, lambda all_: all_.sum(0))
+
+    def max(self, x: Tensor) -> Tensor:
+        """Over all threads."""
+        return self._reduced(x, lambda all_: all_.amax(0))
+
+    def _reduced(self, x: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
+        self.contributions.append(x)
+        self.barrier.wait()
+        result = reduce(torch.stack(self.contributions))
+        if self.barrier.wait() == 0:
+            self.contributions = []
+        self.barrier.wait()
+        return result
+
+
+def on_shards(
+    matrix: Tensor, cuts: list[int], rule: Callable[[Tensor, RowShards], Tensor]
+) -> Tensor:
+    """Apply a rule to the rows between ``cuts``, each in its thread; put them together."""
+    bounds = [0, *cuts, matrix.shape[0]]
+    across = Threads(len(bounds) - 1, matrix.shape[0])
+    parts: dict[int, Tensor] = {}
+
+    def run(rank: int) -> None:
+        rows = matrix[bounds[rank] : bounds[rank + 1]]
+        padded = rows if len(rows) else matrix.new_zeros(1, matrix.shape[1])
+        parts[rank] = rule(padded, across)[: len(rows)]
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(len(bounds) - 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return torch.cat([parts[rank] for rank in range(len(bounds) - 1)])
+
+
+@st.composite
+def tall_matrices(draw: st.DrawFn) -> tuple[Tensor, list[int]]:
+    """Tall matrices of any scale, and where their rows are cut; shards may be empty."""
+    n = draw(st.integers(2, 6))
+    rows = draw(st.integers(n, 30))
+    cuts = sorted(draw(st.lists(st.integers(0, rows), min_size=1, max_size=3)))
+    seed = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
+    scale = 10.0 ** draw(st.sampled_from([-12, 0, 12]))
+    return scale * torch.randn(rows, n, generator=seed, dtype=torch.float64), cuts
+
+
+@settings(max_examples=25, deadline=None)
+@given(case=tall_matrices(), name=st.sampled_from(ORACLES))
+def test_shards_together_equal_the_whole(case: tuple[Tensor, list[int]], name: str) -> None:
+    """Polar factor, nuclear norm and SWAN's direction."""
+    matrix, cuts = case
+    oracle = make_oracle(name)
+    whole = oracle(matrix)
+    found = on_shards(matrix, cuts, oracle)
+    torch.testing.assert_close(found, whole, rtol=1e-7, atol=1e-7)
+    norms = on_shards(matrix, cuts, lambda x, a: nuclear_norm(x, oracle(x, a), a).expand(len(x)))
+    torch.testing.assert_close(norms, nuclear_norm(matrix, whole).expand(len(matrix)))
+    if name == "eigh":
+        # GradNorm leaves a null direction, whose rounding noise the iterations amplify.
+        white = on_shards(matrix, cuts, lambda x, a: swan_direction(x, oracle, a))
+        torch.testing.assert_close(white, swan_direction(matrix, oracle), rtol=1e-6, atol=1e-6)
+
+
+def test_a_nan_reaches_every_shard() -> None:
+    """One rank's NaN is everyone's, as it is when one process has the matrix."""
+    matrix = torch.randn(12, 4)
+    matrix[9, 1] = float("nan")
+    assert on_shards(matrix, [5], make_oracle("newton_schulz")).isnan().all()
+
+
+def test_a_zero_matrix_stays_zero() -> None:
+    """In every shard."""
+    assert not on_shards(torch.zeros(9, 3), [4], make_oracle("polar_express")).any()
+
+
+def test_an_oracle_that_needs_all_rows_says_so() -> None:
+    """The SVD is not a function of the Gram matrix."""
+    with pytest.raises(ValueError, match="svd needs all rows"):
+        SVD()(torch.randn(4, 2), Threads(1, 4))
+
+
+def test_grad_norm_leaves_the_padding_row_alone() -> None:
+    """A rank without rows passes zeros, which must stay out of every sum."""
+    assert not grad_norm(torch.zeros(1, 5)).any()
