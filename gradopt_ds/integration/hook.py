@@ -13,13 +13,14 @@ from deepspeed.runtime.zero import utils as zero_utils
 from torch.optim import Optimizer
 
 from gradopt_ds.integration.attach import attach
-from gradopt_ds.integration.registry import build_optimizer, canonical_name
+from gradopt_ds.integration.registry import build_optimizer, canonical_name, exchange_settings
 from gradopt_ds.integration.report import log_on_rank_0, log_rules
 from gradopt_ds.integration.unsupported import (
     refuse_unsupported_settings,
     refuse_untested_base,
 )
 from gradopt_ds.optim import GradPower, MatrixOptimizer
+from gradopt_ds.sharding import ExchangeSettings
 
 INSTALLED = "_gradopt_ds_installed"
 
@@ -80,8 +81,14 @@ def _do_optimizer_sanity_check(original: Any, engine: Any, basic_optimizer: Opti
 
 def _configure_optimizer(original: Any, engine: Any, *args: Any, **kwargs: Any) -> None:
     """Wrap, then tell the optimizer where its matrices are."""
+    by_name = engine.client_optimizer is None
+    exchange = (
+        exchange_settings(engine.optimizer_name(), engine.optimizer_params())
+        if by_name and canonical_name(engine.optimizer_name())
+        else ExchangeSettings()
+    )
     original(engine, *args, **kwargs)
     optimizer = engine.basic_optimizer
     if is_ours(optimizer):
         del vars(optimizer)["step"]
-        log_on_rank_0(attach(engine, optimizer))
+        log_on_rank_0(attach(engine, optimizer, exchange))

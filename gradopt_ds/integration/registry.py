@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from gradopt_ds.optim import SWAN, GradPower, MatrixOptimizer, Muon, PolarGrad, matrix_param_groups
 from gradopt_ds.optim.settings import AuxAdamW, Positive
+from gradopt_ds.sharding import ExchangeSettings
 
 POWER = 1.2
 """The exponent of GradPower's experiments."""
@@ -56,6 +57,9 @@ BASES = {
 
 GRAD_POWER = "GradPower"
 
+EXCHANGE_KEYS = frozenset(ExchangeSettings.model_fields)
+"""Keys of a matrix optimizer's ``params`` that are not the optimizer's, but the exchange's."""
+
 
 def canonical_name(name: str | None) -> str | None:
     """This library's spelling of a JSON optimizer type; None if the type is not ours."""
@@ -94,6 +98,24 @@ def build_optimizer(
     return optimizer if entry.power == power == 1.0 else GradPower(optimizer, power)
 
 
+def exchange_settings(name: str | None, params: Mapping[str, Any] | None) -> ExchangeSettings:
+    """What the ``params`` of a JSON optimizer say about the exchange; the defaults for others.
+
+    Args:
+        name: the optimizer's ``type``.
+        params: the optimizer's ``params``.
+
+    Raises:
+        ValueError: a value of wrong type or range.
+    """
+    settings = params or {}
+    if canonical_name(name) == GRAD_POWER and isinstance(settings.get("base"), Mapping):
+        settings = settings["base"].get("params") or {}
+    given = {key: value for key, value in settings.items() if key in EXCHANGE_KEYS}
+    chosen: ExchangeSettings = _checked(f"{name}", ExchangeSettings, given)
+    return chosen
+
+
 def _grad_power(settings: dict[str, Any], model: nn.Module, parameters: Any) -> Optimizer:
     _refuse_unknown(GRAD_POWER, settings, ["power", "base"])
     base = settings.get("base")
@@ -120,6 +142,7 @@ def _construct(
     settings = {**entry.defaults, **settings}
     try:
         if issubclass(entry.optimizer, MatrixOptimizer):
+            settings = {k: v for k, v in settings.items() if k not in EXCHANGE_KEYS}
             patterns = {key: settings.pop(key, []) for key in ("include", "exclude")}
             for key, value in patterns.items():
                 _checked(f"{label}: {key}", list[str], value)
@@ -140,7 +163,9 @@ def _valid_keys(optimizer: type[Optimizer]) -> list[str]:
         return list(AuxAdamW.model_fields)
     signature = inspect.signature(optimizer.__init__)
     keys = [key for key in signature.parameters if key not in ("self", "params")]
-    return [*keys, "include", "exclude"] if issubclass(optimizer, MatrixOptimizer) else keys
+    if not issubclass(optimizer, MatrixOptimizer):
+        return keys
+    return [*keys, "include", "exclude", *EXCHANGE_KEYS]
 
 
 def _refuse_unknown(label: str, given: Iterable[str], valid: Sequence[str]) -> None:
@@ -166,10 +191,14 @@ def _positive(label: str, key: str, value: object) -> float:
 def _checked(label: str, type_: Any, value: object) -> Any:
     try:
         # A model carries its strictness itself, and would refuse a second one.
-        strict = None if type_ is AuxAdamW else ConfigDict(strict=True)
+        strict = ConfigDict(strict=True) if not _is_model(type_) else None
         return TypeAdapter(type_, config=strict).validate_python(value)
     except ValidationError as error:
         raise ValueError(_explained(label, error)) from error
+
+
+def _is_model(type_: Any) -> bool:
+    return isinstance(type_, type) and issubclass(type_, BaseModel)
 
 
 def _explained(label: str, error: ValidationError) -> str:

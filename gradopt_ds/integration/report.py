@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch.distributed as dist
@@ -11,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradopt_ds.optim import Assignment, GradPower, assign_rules
-from gradopt_ds.optim.param_groups import MATRIX
+from gradopt_ds.optim.param_groups import MATRIX, whole_shape
 
 logger = logging.getLogger("gradopt_ds")
 if not logger.handlers:
@@ -58,7 +59,7 @@ def summarize_rules(model: nn.Module, optimizer: Optimizer) -> list[RuleSummary]
             reason = _reason(group, defaults.get(param))
             summary = summaries.setdefault((label, reason), RuleSummary(label, reason, name))
             summary.tensors += 1
-            summary.elements += param.numel()
+            summary.elements += prod(whole_shape(param))
     return list(summaries.values())
 
 
@@ -92,7 +93,9 @@ def _has_rules(optimizer: Optimizer) -> bool:
 def _stacked(model: nn.Module) -> list[str]:
     # Naming them keeps `assign_rules` from refusing them a second time.
     return [
-        name for name, param in model.named_parameters() if param.ndim > 2 and param.requires_grad
+        name
+        for name, param in model.named_parameters()
+        if len(whole_shape(param)) > 2 and param.requires_grad
     ]
 
 

@@ -17,18 +17,8 @@ def _zero(engine: Any) -> Any:
     return engine._config.zero_config
 
 
-def _offloaded(offload: Any) -> bool:
-    return offload is not None and str(getattr(offload.device, "value", offload.device)) != "none"
-
-
 REFUSED: tuple[Setting, ...] = (
-    ('"zero_optimization": {"stage": 3}', lambda e: e.zero_optimization_stage() == 3),
     ('"zero_optimization": {"zenflow": …}', lambda e: _zero(e).zenflow is not None),
-    (
-        '"zero_optimization": {"offload_optimizer": …}',
-        lambda e: _offloaded(_zero(e).offload_optimizer),
-    ),
-    ('"zero_optimization": {"offload_param": …}', lambda e: _offloaded(_zero(e).offload_param)),
     (
         '"zero_optimization": {"zero_quantized_weights": true}',
         lambda e: _zero(e).zero_quantized_weights,

@@ -1,104 +1,150 @@
-"""Layout reader: where DeepSpeed's ZeRO wrappers have put which matrix.
+"""Layout readers: where DeepSpeed's ZeRO wrappers have put which matrix.
 
-The wrappers for stages 1 and 2 flatten every parameter group into one tensor, make the model's
-weights views of it, and keep an fp32 copy of this rank's part. So a weight's offset in the flat
-storage says where it lies, whatever order and padding the options of ZeRO have led to. DeepSpeed's
-own ``_hp_mapping`` does not: with ``round_robin_gradients`` it follows the order before reordering.
+Stages 1 and 2 flatten every parameter group into one tensor, make the model's weights views of it,
+and keep an fp32 copy of this rank's part. So a weight's offset in the flat storage says where it
+lies, whatever order and padding the options of ZeRO have led to. DeepSpeed's own ``_hp_mapping``
+does not: with ``round_robin_gradients`` it follows the order before reordering.
+
+Stage 3 cuts every weight into equal chunks, one per rank, and makes one fp32 tensor per sub-group
+of this rank's chunks, one after the other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor
 
-from gradopt_ds.sharding import Layout, Matrix, contiguous_layout
+from gradopt_ds.optim.param_groups import whole_shape
+from gradopt_ds.sharding import Layout, Matrix, Piece, chunked_layout, contiguous_layout
 
 
 @dataclass(frozen=True)
-class GroupShard:
-    """One parameter group as a ZeRO wrapper holds it on this rank.
+class Shard:
+    """A flat slice that the base optimizer steps on, and the weights it is made of.
 
     Attributes:
-        slice: this rank's fp32 slice, the group's only parameter in the base optimizer.
-        weights: the model's parameters, views of ``flat``.
-        flat: the whole group, flattened, in the model's dtype.
-        process_group: the ranks over which the group is cut.
+        group: index of its parameter group.
+        slice: this rank's part, in the dtype of the master weights.
+        weights: the model's parameters, in order.
+        process_group: the ranks over which the weights are cut.
+        make_layout: from the weights as matrices, and the number of ranks, to their layout.
     """
 
+    group: int
     slice: Tensor
     weights: Sequence[Tensor]
-    flat: Tensor
     process_group: dist.ProcessGroup
+    make_layout: Callable[..., Layout]
 
     def layout(self, names: Mapping[Tensor, str]) -> Layout:
-        """The layout of the group's matrices.
+        """The layout of the weights, which must be matrices.
 
         Raises:
-            RuntimeError: a weight is no view of the flat tensor.
             ValueError: a weight is not 2-D.
         """
-        storage = self.flat.untyped_storage().data_ptr()
-        for weight in self.weights:
-            if weight.ndim != 2:
-                raise ValueError(f"{names[weight]!r} of shape {tuple(weight.shape)} is no matrix")
-            if weight.untyped_storage().data_ptr() != storage:
-                raise RuntimeError(f"{names[weight]!r} does not lie in its group's flat tensor")
-        return contiguous_layout(
-            [Matrix(names[weight], *weight.shape) for weight in self.weights],
-            [int(w.storage_offset() - self.flat.storage_offset()) for w in self.weights],
-            self.slice.numel(),
-            dist.get_world_size(self.process_group),
-        )
+        shapes = [(names[weight], whole_shape(weight)) for weight in self.weights]
+        for name, shape in shapes:
+            if len(shape) != 2:
+                raise ValueError(f"{name!r} of shape {shape} is no matrix")
+        matrices = [Matrix(name, *shape) for name, shape in shapes]
+        return self.make_layout(matrices, world_size=dist.get_world_size(self.process_group))
 
 
-ATTRIBUTES = {
-    DeepSpeedZeroOptimizer: (
-        "single_partition_of_fp32_groups",
-        "bit16_groups",
-        "bit16_groups_flat",
-    ),
-    BF16_Optimizer: ("fp32_groups_flat_partition", "bf16_groups", "bf16_groups_flat"),
-}
-"""What each wrapper calls its slices, weights and flat tensors. Exact types: a subclass may lay
-its slices out differently."""
-
-
-def read_shards(wrapper: Any) -> list[GroupShard]:
-    """The groups of a ZeRO wrapper, in the order of the base optimizer's.
+def read_shards(wrapper: Any) -> list[Shard]:
+    """The slices of a ZeRO wrapper, in the order in which it steps on them.
 
     Raises:
         RuntimeError: the type of the wrapper is unknown.
     """
-    if type(wrapper) not in ATTRIBUTES:
+    # Exact types: a subclass may lay its slices out differently.
+    if type(wrapper) not in READERS:
         raise RuntimeError(
             f"it is not known how {type(wrapper).__name__} lays out its slices; known are "
-            f"{', '.join(known.__name__ for known in ATTRIBUTES)}"
+            f"{', '.join(known.__name__ for known in READERS)}"
         )
-    columns = [getattr(wrapper, attribute) for attribute in ATTRIBUTES[type(wrapper)]]
-    groups = zip(*columns, wrapper.real_dp_process_group, strict=True)
-    return [GroupShard(*group) for group in groups]
+    return list(READERS[type(wrapper)](wrapper))
 
 
-def verify(shard: GroupShard, layout: Layout) -> None:
-    """Compare this rank's slice with the weights that the layout says it holds.
+def _stages_1_and_2(wrapper: Any) -> Iterable[Shard]:
+    slices, weights = wrapper.single_partition_of_fp32_groups, wrapper.bit16_groups
+    return _flattened(slices, weights, wrapper.bit16_groups_flat, wrapper.real_dp_process_group)
+
+
+def _bf16_optimizer(wrapper: Any) -> Iterable[Shard]:
+    slices, weights = wrapper.fp32_groups_flat_partition, wrapper.bf16_groups
+    return _flattened(slices, weights, wrapper.bf16_groups_flat, wrapper.real_dp_process_group)
+
+
+def _flattened(*columns: Sequence[Any]) -> Iterable[Shard]:
+    for index, (slice_, weights, flat, group) in enumerate(zip(*columns, strict=True)):
+        offsets = [_offset(weight, flat) for weight in weights]
+        make_layout = partial(contiguous_layout, offsets=offsets, slice_size=slice_.numel())
+        yield Shard(index, slice_, weights, group, make_layout)
+
+
+def _offset(weight: Tensor, flat: Tensor) -> int:
+    if weight.untyped_storage().data_ptr() != flat.untyped_storage().data_ptr():
+        raise RuntimeError(
+            f"a weight of shape {tuple(weight.shape)} does not lie in its group's flat tensor"
+        )
+    return int(weight.storage_offset() - flat.storage_offset())
+
+
+def _stage_3(wrapper: Any) -> Iterable[Shard]:
+    for index, weights in enumerate(wrapper.fp16_groups):
+        chunks = [weight.partition_numel() for weight in weights]
+        yield Shard(
+            wrapper.sub_group_to_group_id[index],
+            wrapper.fp32_partitioned_groups_flat[index],
+            weights,
+            wrapper.sub_group_process_groups[index],
+            partial(chunked_layout, chunks=chunks),
+        )
+
+
+READERS: Mapping[type, Callable[[Any], Iterable[Shard]]] = {
+    DeepSpeedZeroOptimizer: _stages_1_and_2,
+    BF16_Optimizer: _bf16_optimizer,
+    DeepSpeedZeroOptimizer_Stage3: _stage_3,
+}
+
+
+def verify(shard: Shard, layout: Layout) -> None:
+    """Compare every rank's slice with the weights that the layout says it holds.
+
+    Under stage 3 the weights are gathered for it, one at a time. All ranks come to the same end.
 
     Raises:
         RuntimeError: a piece differs, so the layout is not the one this reader knows.
     """
     rank = dist.get_rank(shard.process_group)
-    for weight, matrix, pieces in zip(shard.weights, layout.matrices, layout.pieces, strict=True):
-        for piece in pieces:
-            if piece.rank != rank:
-                continue
-            expected = weight.detach().flatten()[piece.in_matrix]
-            if not torch.equal(shard.slice.detach()[piece.in_slice], expected.float()):
-                raise RuntimeError(
-                    f"{matrix.name!r} is not where the layout of this DeepSpeed version should "
-                    f"have it on rank {rank}: {piece}. Please report it with your DeepSpeed "
-                    "config; training would have updated the wrong elements."
-                )
+    wrong = "" if shard.slice.numel() == layout.slice_size else f"{shard.slice.numel()} elements"
+    for index, (weight, matrix) in enumerate(zip(shard.weights, layout.matrices, strict=True)):
+        with deepspeed.zero.GatheredParameters([weight], enabled=hasattr(weight, "ds_id")):
+            piece = layout.piece(index, rank)
+            if piece is not None and not _holds(shard.slice, piece, weight):
+                wrong = f"{matrix.name!r}, {piece}"
+    found = torch.tensor(float(bool(wrong)), device=get_accelerator().current_device_name())
+    dist.all_reduce(found, dist.ReduceOp.MAX, group=shard.process_group)
+    if found:
+        raise RuntimeError(
+            "a slice of rank "
+            + (f"{rank} is not what it should be: {wrong}" if wrong else "another rank is wrong")
+            + ". The layout of this DeepSpeed version is not the one that is known, and training "
+            "would update the wrong elements. Please report it with your DeepSpeed config."
+        )
+
+
+def _holds(slice_: Tensor, piece: Piece, weight: Tensor) -> bool:
+    found = slice_.detach()[piece.in_slice]
+    expected = weight.detach().flatten()[piece.matrix_start : piece.matrix_stop]
+    return torch.equal(found, expected.to(found))

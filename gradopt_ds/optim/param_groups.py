@@ -36,6 +36,14 @@ class Assignment:
     reason: str
 
 
+def whole_shape(param: Tensor) -> tuple[int, ...]:
+    """The shape of a parameter, also of one that ZeRO stage 3 has cut into chunks.
+
+    ``deepspeed.zero.Init`` leaves an empty placeholder and writes the shape beside it.
+    """
+    return tuple(getattr(param, "ds_shape", param.shape))
+
+
 def assign_rules(
     model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> dict[Tensor, Assignment]:
@@ -94,7 +102,7 @@ def matrix_param_groups(
     groups: list[dict[str, Any]] = []
     for group in _as_groups(model.parameters() if params is None else params):
         trainable = [param for param in group["params"] if param.requires_grad]
-        if strangers := [tuple(p.shape) for p in trainable if p not in assignments]:
+        if strangers := [whole_shape(p) for p in trainable if p not in assignments]:
             raise ValueError(
                 f"parameters of shapes {_listed(strangers)} are not parameters of "
                 f"{type(model).__name__}: their names, and so their rule, cannot be known"
@@ -125,14 +133,14 @@ def _default_assignments(model: nn.Module, names: Mapping[Tensor, str]) -> dict[
             if param in owners:
                 owners[param].append(module)
     vocabularies = {
-        tuple(p.shape) for p in names if any(isinstance(m, EMBEDDINGS) for m in owners[p])
+        whole_shape(p) for p in names if any(isinstance(m, EMBEDDINGS) for m in owners[p])
     }
     get_head = getattr(model, "get_output_embeddings", None)
     head = get_head() if callable(get_head) else None
     return {
         param: Assignment(
             name,
-            tuple(param.shape),
+            whole_shape(param),
             *_default_rule(param, name, owners[param], vocabularies, head),
         )
         for param, name in names.items()
@@ -147,16 +155,16 @@ def _default_rule(
     head: nn.Module | None,
 ) -> tuple[Rule, str]:
     path = name.split(".")[:-1]
-    shape = tuple(param.shape)
+    shape = whole_shape(param)
     in_block = any(part.isdigit() for part in path)
-    if param.ndim < 2:
+    if len(shape) < 2:
         return AUX, "norm, bias or scalar (fewer than 2 dimensions)"
     if any(isinstance(owner, EMBEDDINGS) for owner in owners):
         tied = any(not isinstance(owner, EMBEDDINGS) for owner in owners)
         return AUX, "embedding tied to the output head" if tied else "embedding"
     if any(isinstance(owner, CONVOLUTIONS) for owner in owners):
         return AUX, "convolution kernel"
-    if param.ndim > 2:
+    if len(shape) > 2:
         return AUX, UNKNOWN_TENSOR
     if any(owner is head for owner in owners):
         return AUX, "output head (get_output_embeddings)"

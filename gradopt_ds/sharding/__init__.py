@@ -1,16 +1,21 @@
 """ZeRO's flat slices ↔ whole matrices. This room knows torch.distributed, not DeepSpeed."""
 
-from gradopt_ds.sharding.exchange import Exchange, ShardedMatrixMap
-from gradopt_ds.sharding.layout import Layout, Matrix, Piece, contiguous_layout
-from gradopt_ds.sharding.plan import Plan, make_plan
+from gradopt_ds.sharding.exchange import Exchange
+from gradopt_ds.sharding.layout import Layout, Matrix, Piece, chunked_layout, contiguous_layout
+from gradopt_ds.sharding.plan import Plan
+from gradopt_ds.sharding.planner import make_plan
+from gradopt_ds.sharding.settings import ExchangeSettings
+from gradopt_ds.sharding.sharded_map import ShardedMatrixMap
 
 __all__ = [
     "Exchange",
+    "ExchangeSettings",
     "Layout",
     "Matrix",
     "Piece",
     "Plan",
     "ShardedMatrixMap",
+    "chunked_layout",
     "contiguous_layout",
     "make_plan",
 ]

@@ -1,158 +1,184 @@
 """Exchange: flat slices ↔ whole matrices, each put together on its one owner."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gradopt_ds.ops import MatrixRule, MatrixUpdate, map_equal_shapes
-from gradopt_ds.sharding.plan import Plan
+from gradopt_ds.ops import MatrixRule, MatrixUpdate, RowShards, map_equal_shapes
+from gradopt_ds.sharding.group_shards import GroupShards
+from gradopt_ds.sharding.layout import Piece
+from gradopt_ds.sharding.plan import Plan, Traffic
+from gradopt_ds.sharding.transfer import Transfer
+
+Updates = Mapping[int, tuple[Tensor, Tensor]]
+"""Index of a matrix → the flattened direction of the shard that is here, and the scale."""
 
 
 class Exchange:
     """Applies a rule to the matrices of one flat slice, together with the other ranks.
 
     Args:
-        plan: who owns what; the same on every rank of the group.
+        plan: who puts together what; the same on every rank of the group.
         process_group: the ranks that hold the slices.
+        wire_dtype: what pieces and updates travel in.
+        device: where to communicate and to compute; slices may lie elsewhere (offloaded).
     """
 
-    def __init__(self, plan: Plan, process_group: dist.ProcessGroup) -> None:
-        rank = dist.get_rank(process_group)
+    def __init__(
+        self,
+        plan: Plan,
+        process_group: dist.ProcessGroup,
+        wire_dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.plan = plan
         self.process_group = process_group
-        self.local = plan.local(rank)
-        self.owned = plan.owned(rank)
-        self.traffic = plan.traffic(rank)
-        self.own_pieces = tuple(
-            piece
-            for index in self.owned
-            for piece in plan.layout.pieces[index]
-            if piece.rank == rank
-        )
+        self.wire_dtype = wire_dtype
+        self.device = torch.device(device)
+        self.rank = dist.get_rank(process_group)
+        self.local = plan.local(self.rank)
+        self.traffic = [plan.traffic(self.rank, round_) for round_ in range(len(plan.rounds))]
 
     def __call__(
         self, param: Tensor, direction: Tensor, rule: MatrixRule
     ) -> Iterator[MatrixUpdate]:
         """Yield the updates of this rank's slice ``param``; every rank must exhaust it.
 
+        While one round is computed, the pieces of the next are on their way, and so are the
+        updates of the last.
+
         Args:
             param: this rank's flat slice.
             direction: what the rule is applied to, laid out like ``param``; it is not written.
-            rule: the batched rule on whole matrices.
+            rule: the rule on whole matrices, or on rows of tall ones.
         """
-        gathering = self._start_gathering(direction) if self.plan.cut else None
-        whole = [self._as_matrix(direction[piece.in_slice], piece.matrix) for piece in self.local]
-        # The pieces of cut matrices travel while the whole ones are computed.
-        for index, update, scale in map_equal_shapes(whole, rule):
-            yield MatrixUpdate(param, update.flatten(), scale, self.local[index].in_slice)
-        if gathering is None:
-            return
-        matrices = self._assemble(direction, gathering.wait())
-        updates: dict[int, tuple[Tensor, Tensor]] = {}
-        for index, update, scale in map_equal_shapes(matrices, rule):
-            updates[self.owned[index]] = (update.flatten(), scale)
-        scattering = self._start_scattering(updates, direction)
-        for piece in self.own_pieces:
-            update, scale = updates[piece.matrix]
-            yield MatrixUpdate(param, update[piece.in_matrix], scale, piece.in_slice)
-        for pieces, received in zip(self.traffic.to_owner, scattering.wait(), strict=True):
-            parts = received.split([size for piece in pieces for size in (piece.length, 1)])
-            for piece, update, scale in zip(pieces, parts[::2], parts[1::2], strict=True):
-                yield MatrixUpdate(param, update, scale[0], piece.in_slice)
+        gathering = self._gather(direction, 0)
+        yield from self._local_updates(param, direction, rule)
+        returning: Iterator[MatrixUpdate] = iter(())
+        for round_, traffic in enumerate(self.traffic):
+            shards = self._assemble(direction, round_, gathering)
+            gathering = self._gather(direction, round_ + 1)
+            updates = self._apply(round_, shards, rule)
+            del shards
+            yield from returning
+            scattering = self._scatter(traffic, updates)
+            yield from self._kept_updates(param, traffic, updates)
+            del updates
+            returning = self._received_updates(param, traffic, scattering)
+            del scattering
+        yield from returning
 
-    def _start_gathering(self, direction: Tensor) -> "_Transfer":
-        outgoing = [
-            [direction[piece.in_slice] for piece in pieces] for pieces in self.traffic.to_owner
-        ]
-        incoming = [sum(p.length for p in pieces) for pieces in self.traffic.from_holder]
-        return _Transfer.start(outgoing, incoming, direction, self.process_group)
-
-    def _assemble(self, direction: Tensor, received: Sequence[Tensor]) -> list[Tensor]:
-        matrices = self.plan.layout.matrices
-        flat = {index: direction.new_empty(matrices[index].numel) for index in self.owned}
-        for piece in self.own_pieces:
-            flat[piece.matrix][piece.in_matrix] = direction[piece.in_slice]
-        for pieces, buffer in zip(self.traffic.from_holder, received, strict=True):
-            parts = buffer.split([piece.length for piece in pieces])
-            for piece, part in zip(pieces, parts, strict=True):
-                flat[piece.matrix][piece.in_matrix] = part
-        return [self._as_matrix(flat[index], index) for index in self.owned]
-
-    def _start_scattering(
-        self, updates: Mapping[int, tuple[Tensor, Tensor]], direction: Tensor
-    ) -> "_Transfer":
-        outgoing = []
-        for pieces in self.traffic.from_holder:
-            parts = []
-            for piece in pieces:
-                update, scale = updates[piece.matrix]
-                parts += [update[piece.in_matrix], scale.reshape(1)]
-            outgoing.append(parts)
-        incoming = [sum(p.length + 1 for p in pieces) for pieces in self.traffic.to_owner]
-        # The dtype that rules return, known also to a rank that owned nothing and computed none.
-        like = direction.new_empty(0, dtype=torch.promote_types(direction.dtype, torch.float32))
-        return _Transfer.start(outgoing, incoming, like, self.process_group)
-
-    def _as_matrix(self, flat: Tensor, index: int) -> Tensor:
-        matrix = self.plan.layout.matrices[index]
-        return flat.view(matrix.rows, matrix.columns)
-
-
-@dataclass(frozen=True)
-class _Transfer:
-    """An all-to-all in flight; ``outgoing`` must live until it has arrived."""
-
-    work: dist.Work
-    outgoing: Tensor
-    incoming: Tensor
-    sizes: list[int]
-
-    @classmethod
-    def start(
-        cls,
-        outgoing: Sequence[Sequence[Tensor]],
-        incoming: list[int],
-        like: Tensor,
-        group: dist.ProcessGroup,
-    ) -> "_Transfer":
-        parts = [part.to(like.dtype) for parts in outgoing for part in parts]
-        send = torch.cat(parts) if parts else like.new_empty(0)
-        receive = like.new_empty(sum(incoming))
-        sizes = [sum(part.numel() for part in parts) for parts in outgoing]
-        work = dist.all_to_all_single(receive, send, incoming, sizes, group=group, async_op=True)
-        assert work is not None
-        return cls(work, send, receive, incoming)
-
-    def wait(self) -> tuple[Tensor, ...]:
-        self.work.wait()
-        return self.incoming.split(self.sizes)
-
-
-class ShardedMatrixMap:
-    """The matrix map under ZeRO: every parameter is a flat slice with an exchange of its own.
-
-    Args:
-        exchanges: flat slice → its exchange.
-    """
-
-    def __init__(self, exchanges: Mapping[Tensor, Exchange]) -> None:
-        self.exchanges = dict(exchanges)
-
-    def __call__(
-        self, params: Sequence[Tensor], directions: Sequence[Tensor], rule: MatrixRule
+    def _local_updates(
+        self, param: Tensor, direction: Tensor, rule: MatrixRule
     ) -> Iterator[MatrixUpdate]:
-        """Yield the updates of this rank's slices (see :class:`gradopt_ds.ops.MatrixMap`).
+        def on_device(batch: Tensor, across: RowShards) -> tuple[Tensor, Tensor]:
+            return rule(batch.to(self.device), across)
 
-        Raises:
-            RuntimeError: a parameter is not one of the slices whose layout is known.
-        """
-        for param, direction in zip(params, directions, strict=True):
-            if param not in self.exchanges:
-                raise RuntimeError(
-                    f"no layout is known for a flat slice of {param.numel()} elements: parameter "
-                    "groups must not be added or replaced after deepspeed.initialize"
-                )
-            yield from self.exchanges[param](param, direction, rule)
+        matrices = [self._as_rows(direction[p.in_slice], p.matrix) for p in self.local]
+        for index, update, scale in map_equal_shapes(matrices, on_device):
+            yield self._update(param, self.local[index], update.flatten(), scale)
+
+    def _gather(self, direction: Tensor, round_: int) -> Transfer | None:
+        """Send the pieces of a round to where they are put together; None after the last."""
+        if round_ == len(self.traffic):
+            return None
+        traffic = self.traffic[round_]
+        return Transfer.start(
+            {rank: [direction[p.in_slice] for p in pieces] for rank, pieces in traffic.to.items()},
+            {rank: sum(p.length for p in pieces) for rank, pieces in traffic.from_.items()},
+            min(direction.dtype, self.wire_dtype, key=lambda dtype: dtype.itemsize),
+            self.device,
+            self.process_group,
+        )
+
+    def _assemble(
+        self, direction: Tensor, round_: int, gathering: Transfer | None
+    ) -> dict[int, Tensor]:
+        """The rows of a round that are put together here."""
+        assert gathering is not None
+        traffic = self.traffic[round_]
+        shards = {
+            index: torch.empty(len(shard), dtype=direction.dtype, device=self.device)
+            for index in self.plan.rounds[round_]
+            if (shard := self.plan.shard(index, self.rank))
+        }
+        for piece in traffic.kept:
+            shards[piece.matrix][self._in_shard(piece)] = direction[piece.in_slice].to(self.device)
+        received = gathering.wait()
+        for rank, pieces in traffic.from_.items():
+            parts = received[rank].split([piece.length for piece in pieces])
+            for piece, part in zip(pieces, parts, strict=True):
+                shards[piece.matrix][self._in_shard(piece)] = part
+        return {index: self._as_rows(shard, index) for index, shard in shards.items()}
+
+    def _apply(self, round_: int, shards: Mapping[int, Tensor], rule: MatrixRule) -> Updates:
+        first = self.plan.rounds[round_][0]
+        if self.plan.strategies[first] == "gram":
+            return self._apply_to_rows(first, shards.get(first), rule)
+        indices = list(shards)
+        updates = map_equal_shapes(list(shards.values()), rule)
+        return {indices[i]: (update.flatten(), scale) for i, update, scale in updates}
+
+    def _apply_to_rows(self, index: int, rows: Tensor | None, rule: MatrixRule) -> Updates:
+        matrix = self.plan.layout.matrices[index]
+        # A rank without rows takes part in the sums, with a row of zeros.
+        here = torch.zeros(1, matrix.columns, device=self.device) if rows is None else rows
+        directions, scales = rule(here[None], GroupShards(matrix.rows, self.process_group))
+        return {} if rows is None else {index: (directions.flatten(), scales[0])}
+
+    def _scatter(self, traffic: Traffic, updates: Updates) -> Transfer:
+        """Send the updates back, each piece followed by the scale of its matrix."""
+        return Transfer.start(
+            {
+                rank: [part for piece in pieces for part in self._with_scale(piece, updates)]
+                for rank, pieces in traffic.from_.items()
+            },
+            {
+                rank: sum(piece.length + self._scale_size for piece in pieces)
+                for rank, pieces in traffic.to.items()
+            },
+            self.wire_dtype,
+            self.device,
+            self.process_group,
+        )
+
+    def _with_scale(self, piece: Piece, updates: Updates) -> tuple[Tensor, Tensor]:
+        update, scale = updates[piece.matrix]
+        # Bit by bit: rounded, it would differ from the scale of the owner's own piece.
+        return update[self._in_shard(piece)], scale.float().reshape(1).view(self.wire_dtype)
+
+    @property
+    def _scale_size(self) -> int:
+        return torch.float32.itemsize // self.wire_dtype.itemsize
+
+    def _kept_updates(
+        self, param: Tensor, traffic: Traffic, updates: Updates
+    ) -> Iterator[MatrixUpdate]:
+        for piece in traffic.kept:
+            update, scale = updates[piece.matrix]
+            yield self._update(param, piece, update[self._in_shard(piece)], scale)
+
+    def _received_updates(
+        self, param: Tensor, traffic: Traffic, scattering: Transfer
+    ) -> Iterator[MatrixUpdate]:
+        received = scattering.wait()
+        for rank, pieces in traffic.to.items():
+            sizes = [size for piece in pieces for size in (piece.length, self._scale_size)]
+            parts = received[rank].split(sizes)
+            for piece, update, scale in zip(pieces, parts[::2], parts[1::2], strict=True):
+                yield self._update(param, piece, update, scale.clone().view(torch.float32)[0])
+
+    def _update(self, param: Tensor, piece: Piece, update: Tensor, scale: Tensor) -> MatrixUpdate:
+        update, scale = (
+            x.to(param.device, torch.promote_types(x.dtype, torch.float32)) for x in (update, scale)
+        )
+        return MatrixUpdate(param, update, scale, piece.in_slice)
+
+    def _in_shard(self, piece: Piece) -> slice:
+        start = piece.matrix_start - self.plan.shard(piece.matrix, self.rank).start
+        return slice(start, start + piece.length)
+
+    def _as_rows(self, flat: Tensor, index: int) -> Tensor:
+        return flat.view(-1, self.plan.layout.matrices[index].columns)

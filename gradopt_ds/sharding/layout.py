@@ -1,7 +1,11 @@
-"""Layout: which part of which matrix lies where in the ranks' flat slices. Plain data."""
+"""Layout: which part of which matrix lies where in the ranks' flat slices. Plain data.
 
-from collections.abc import Sequence
+Nothing here grows with the number of ranks: where a piece begins is computed, not stored.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 
 @dataclass(frozen=True)
@@ -16,6 +20,24 @@ class Matrix:
     def numel(self) -> int:
         """Number of elements."""
         return self.rows * self.columns
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How the ranks share one flattened matrix: equal consecutive chunks, one each.
+
+    Rank r holds the elements ``[r * chunk - phase, (r + 1) * chunk - phase)`` of the matrix, as far
+    as there are such.
+
+    Attributes:
+        chunk: elements from one cut to the next.
+        phase: elements before the matrix in the chunk that it begins in, plus the chunks before.
+        base: where in each rank's slice its chunk begins.
+    """
+
+    chunk: int
+    phase: int = 0
+    base: int = 0
 
 
 @dataclass(frozen=True)
@@ -37,45 +59,74 @@ class Piece:
     length: int
 
     @property
-    def in_matrix(self) -> slice:
-        """The elements of the flattened matrix."""
-        return slice(self.matrix_start, self.matrix_start + self.length)
+    def matrix_stop(self) -> int:
+        """One past the last element within the flattened matrix."""
+        return self.matrix_start + self.length
 
     @property
     def in_slice(self) -> slice:
         """The elements of the holder's flat slice."""
         return slice(self.slice_start, self.slice_start + self.length)
 
+    def part(self, start: int, stop: int) -> "Piece":
+        """The part that lies in ``[start, stop)`` of the matrix; it must not be empty."""
+        first, last = max(start, self.matrix_start), min(stop, self.matrix_stop)
+        offset = first - self.matrix_start
+        return Piece(self.matrix, self.rank, first, self.slice_start + offset, last - first)
+
 
 @dataclass(frozen=True)
 class Layout:
-    """The matrices of one parameter group and the pieces that the ranks hold of them.
+    """The matrices of one flat slice per rank, and how the ranks share them.
 
     Attributes:
         matrices: the matrices, in the same order on every rank.
-        pieces: for each matrix its pieces, by position in the matrix.
+        cuts: for each matrix how it is shared.
         slice_size: elements of each rank's flat slice, padding included.
         world_size: number of ranks.
 
     Raises:
-        ValueError: the pieces do not cover a matrix exactly once, or leave a slice.
+        ValueError: a matrix reaches past the last rank, or a piece past the end of a slice.
     """
 
     matrices: tuple[Matrix, ...]
-    pieces: tuple[tuple[Piece, ...], ...]
+    cuts: tuple[Cut, ...]
     slice_size: int
     world_size: int
 
     def __post_init__(self) -> None:
-        for index, (matrix, pieces) in enumerate(zip(self.matrices, self.pieces, strict=True)):
-            position = 0
-            for piece in pieces:
-                fits = 0 <= piece.slice_start <= self.slice_size - piece.length
-                if piece.matrix != index or piece.matrix_start != position or not fits:
-                    raise ValueError(f"{matrix.name!r}: {piece} does not continue at {position}")
-                position += piece.length
-            if position != matrix.numel:
-                raise ValueError(f"{matrix.name!r}: {position} of {matrix.numel} elements covered")
+        for index, matrix in enumerate(self.matrices):
+            holders = self.holders(index)
+            if holders.start < 0 or holders.stop > self.world_size:
+                raise ValueError(f"{matrix.name!r} is cut over ranks {holders}: they do not exist")
+            for rank in {holders.start, min(holders.start + 1, holders[-1]), holders[-1]}:
+                piece = self._piece(index, rank)
+                if piece.slice_start < 0 or piece.in_slice.stop > self.slice_size:
+                    raise ValueError(f"{matrix.name!r}: {piece} leaves its slice")
+
+    def holders(self, matrix: int) -> range:
+        """The ranks that hold elements of a matrix; they are consecutive."""
+        return self.overlapping(matrix, 0, self.matrices[matrix].numel)
+
+    def overlapping(self, matrix: int, start: int, stop: int) -> range:
+        """The ranks that hold elements of ``[start, stop)`` of a matrix, which is not empty."""
+        cut = self.cuts[matrix]
+        return range((start + cut.phase) // cut.chunk, (stop - 1 + cut.phase) // cut.chunk + 1)
+
+    def piece(self, matrix: int, rank: int) -> Piece | None:
+        """What a rank holds of a matrix; None if nothing."""
+        return self._piece(matrix, rank) if rank in self.holders(matrix) else None
+
+    def pieces(self, matrix: int) -> Iterator[Piece]:
+        """The pieces of a matrix, by position."""
+        return (self._piece(matrix, rank) for rank in self.holders(matrix))
+
+    def _piece(self, matrix: int, rank: int) -> Piece:
+        cut = self.cuts[matrix]
+        before = rank * cut.chunk - cut.phase
+        start = max(before, 0)
+        stop = min(before + cut.chunk, self.matrices[matrix].numel)
+        return Piece(matrix, rank, start, cut.base + start - before, stop - start)
 
 
 def contiguous_layout(
@@ -89,23 +140,18 @@ def contiguous_layout(
         slice_size: elements per rank; rank r holds ``[r * slice_size, (r + 1) * slice_size)``.
         world_size: number of ranks.
     """
-    return Layout(
-        tuple(matrices),
-        tuple(
-            tuple(_cut(index, offset, matrix.numel, slice_size))
-            for index, (matrix, offset) in enumerate(zip(matrices, offsets, strict=True))
-        ),
-        slice_size,
-        world_size,
-    )
+    cuts = tuple(Cut(slice_size, phase=offset) for offset in offsets)
+    return Layout(tuple(matrices), cuts, slice_size, world_size)
 
 
-def _cut(matrix: int, offset: int, numel: int, slice_size: int) -> list[Piece]:
-    pieces = []
-    position = offset
-    while position < offset + numel:
-        rank, slice_start = divmod(position, slice_size)
-        length = min(offset + numel - position, slice_size - slice_start)
-        pieces.append(Piece(matrix, rank, position - offset, slice_start, length))
-        position += length
-    return pieces
+def chunked_layout(matrices: Sequence[Matrix], chunks: Sequence[int], world_size: int) -> Layout:
+    """The layout of ZeRO 3: every matrix is cut into equal chunks, and a slice has one of each.
+
+    Args:
+        matrices: the matrices of the sub-group.
+        chunks: elements of each matrix per rank, padding included.
+        world_size: number of ranks.
+    """
+    *bases, slice_size = accumulate(chunks, initial=0)
+    cuts = tuple(Cut(chunk, base=base) for chunk, base in zip(chunks, bases, strict=True))
+    return Layout(tuple(matrices), cuts, slice_size, world_size)

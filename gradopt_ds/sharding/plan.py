@@ -1,102 +1,157 @@
 """Plan: who puts which matrix together. A pure function of the layout, equal on every rank."""
 
 import hashlib
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from gradopt_ds.sharding.layout import Layout, Piece
+from gradopt_ds.sharding.settings import Strategy
+
+COPIES = 12
+"""Buffers as large as the matrices of a round that exist at a time, at most. Six of the exchange:
+what is sent and received for the next round, what is being worked on, its updates, and what is
+sent and received of the last round's updates. The rule itself has up to six more."""
+
+ELEMENT_BYTES = 4
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One owner for every matrix of a layout.
+    """Who applies the rule to which matrix of a layout, and when.
 
-    A matrix that lies whole in one rank's slice is *local*: its holder owns it and nothing is
-    sent. The others are *cut*: their holders send their pieces to the owner, which applies the
-    rule once and sends the pieces of the update back.
+    A matrix that lies whole in one rank's slice is *local*: its holder has it, nothing is sent. The
+    others are cut. With strategy *owner* one rank puts the matrix together and applies the rule;
+    with *gram* each holder completes the rows that begin in its slice, and the rule is applied to
+    the rows where they are, with all-reduces of the small Gram matrix.
 
     Attributes:
         layout: where the pieces are.
-        owners: for each matrix the rank that applies the rule.
+        strategies: for each matrix how it is put together.
+        owners: for each matrix the rank that applies the rule; -1 with strategy gram.
+        rounds: the cut matrices, in the order in which they are exchanged; those of a round
+            travel together, and a gram matrix alone.
+        flops: for each rank its work, by the oracle's count.
     """
 
     layout: Layout
+    strategies: tuple[Strategy, ...]
     owners: tuple[int, ...]
+    rounds: tuple[tuple[int, ...], ...]
+    flops: tuple[int, ...]
 
     @cached_property
     def cut(self) -> tuple[int, ...]:
         """Indices of the matrices that lie on more than one rank."""
-        return tuple(i for i, pieces in enumerate(self.layout.pieces) if len(pieces) > 1)
+        return tuple(i for i, strategy in enumerate(self.strategies) if strategy != "local")
+
+    def count(self, strategy: Strategy) -> int:
+        """Number of matrices that are put together in this way."""
+        return self.strategies.count(strategy)
 
     def local(self, rank: int) -> tuple[Piece, ...]:
         """The whole matrices in a rank's slice, one piece each."""
-        return tuple(p[0] for p in self.layout.pieces if len(p) == 1 and p[0].rank == rank)
+        pieces = (
+            self.layout.piece(index, rank)
+            for index, strategy in enumerate(self.strategies)
+            if strategy == "local" and self.owners[index] == rank
+        )
+        return tuple(piece for piece in pieces if piece is not None)
 
-    def owned(self, rank: int) -> tuple[int, ...]:
-        """The cut matrices that a rank puts together."""
-        return tuple(index for index in self.cut if self.owners[index] == rank)
+    def shard(self, matrix: int, rank: int) -> range:
+        """The elements of a flattened matrix that a rank puts together: whole rows, or none."""
+        if self.strategies[matrix] != "gram":
+            numel = self.layout.matrices[matrix].numel
+            return range(numel if self.owners[matrix] == rank else 0)
+        piece = self.layout.piece(matrix, rank)
+        if piece is None:
+            return range(0)
+        columns = self.layout.matrices[matrix].columns
+        first, stop = (-(-at // columns) for at in (piece.matrix_start, piece.matrix_stop))
+        return range(first * columns, stop * columns)
 
-    def traffic(self, rank: int) -> "Traffic":
-        """The pieces of cut matrices that a rank exchanges with the others."""
-        to_owner: list[list[Piece]] = [[] for _ in range(self.layout.world_size)]
-        from_holder: list[list[Piece]] = [[] for _ in range(self.layout.world_size)]
-        for index in self.cut:
-            owner = self.owners[index]
-            for piece in self.layout.pieces[index]:
-                if piece.rank == rank != owner:
-                    to_owner[owner].append(piece)
-                elif piece.rank != rank == owner:
-                    from_holder[piece.rank].append(piece)
-        return Traffic(tuple(map(tuple, to_owner)), tuple(map(tuple, from_holder)))
+    def traffic(self, rank: int, round_: int) -> "Traffic":
+        """What a rank sends, receives and keeps to have a round's matrices put together."""
+        to: dict[int, list[Piece]] = defaultdict(list)
+        from_: dict[int, list[Piece]] = defaultdict(list)
+        kept = []
+        for index in self.rounds[round_]:
+            if piece := self.layout.piece(index, rank):
+                for other in self._assemblers(piece):
+                    if part := _overlap(piece, self.shard(index, other)):
+                        kept.append(part) if other == rank else to[other].append(part)
+            if shard := self.shard(index, rank):
+                for other in self.layout.overlapping(index, shard.start, shard.stop):
+                    part = _overlap(self.layout.piece(index, other), shard)
+                    if part and other != rank:
+                        from_[other].append(part)
+        return Traffic(to, from_, tuple(kept))
+
+    def elements_sent(self, rank: int) -> int:
+        """Elements that a rank sends in one step, pieces and updates together."""
+        return sum(self.traffic(rank, round_).elements_sent for round_ in range(len(self.rounds)))
+
+    def peak_bytes(self, rank: int) -> int:
+        """Bytes that exchange and rule occupy on a rank at their peak, at most."""
+        busiest = max(
+            (self.traffic(rank, round_).elements_held for round_ in range(len(self.rounds))),
+            default=0,
+        )
+        return COPIES * ELEMENT_BYTES * busiest
 
     def digest(self) -> int:
         """63-bit fingerprint, to compare the plans of different ranks."""
-        text = repr((self.layout, self.owners))
+        text = repr((self.layout, self.strategies, self.owners, self.rounds))
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
-
-def make_plan(layout: Layout, flops: Callable[[int, int], int]) -> Plan:
-    """Give each cut matrix to the least loaded of its holders.
-
-    Only holders are candidates: an outsider would have to receive the whole matrix.
-
-    Args:
-        layout: where the pieces are.
-        flops: cost of the rule for an ``m x n`` matrix.
-
-    Returns:
-        The plan; ties go to the holder of the largest piece, then to the lowest rank.
-    """
-    load = [0] * layout.world_size
-    owners = [-1] * len(layout.matrices)
-    cost = [flops(matrix.rows, matrix.columns) for matrix in layout.matrices]
-    # Local matrices have no choice, so they are counted first; then the costly ones choose.
-    order = sorted(range(len(cost)), key=lambda i: (len(layout.pieces[i]) > 1, -cost[i], i))
-    for index in order:
-        best = min(layout.pieces[index], key=lambda p: (load[p.rank], -p.length, p.rank))
-        owners[index] = best.rank
-        load[best.rank] += cost[index]
-    return Plan(layout, tuple(owners))
+    def _assemblers(self, piece: Piece) -> range:
+        """The ranks among which are those whose shards overlap a piece."""
+        if (owner := self.owners[piece.matrix]) >= 0:
+            return range(owner, owner + 1)
+        columns = self.layout.matrices[piece.matrix].columns
+        first_row_start = piece.matrix_start // columns * columns
+        return self.layout.overlapping(piece.matrix, first_row_start, piece.matrix_stop)
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """What one rank sends and receives to have cut matrices put together.
+    """What one rank exchanges with the others in one round.
 
     The updates go the opposite way, each piece followed by one element: its matrix's scale.
 
     Attributes:
-        to_owner: for each other rank the pieces held here of matrices that it owns.
-        from_holder: for each other rank the pieces it holds of matrices owned here.
+        to: other rank → the pieces held here that it puts together.
+        from_: other rank → the pieces it holds that are put together here.
+        kept: the pieces that are held and put together here.
     """
 
-    to_owner: tuple[tuple[Piece, ...], ...]
-    from_holder: tuple[tuple[Piece, ...], ...]
+    to: Mapping[int, list[Piece]]
+    from_: Mapping[int, list[Piece]]
+    kept: tuple[Piece, ...]
+
+    @cached_property
+    def sent(self) -> int:
+        """Elements of gradients or momentum sent."""
+        return sum(piece.length for pieces in self.to.values() for piece in pieces)
+
+    @cached_property
+    def received(self) -> int:
+        """Elements of gradients or momentum received."""
+        return sum(piece.length for pieces in self.from_.values() for piece in pieces)
 
     @property
     def elements_sent(self) -> int:
-        """Elements sent in one step, gathering and scattering together."""
-        gathered = sum(piece.length for pieces in self.to_owner for piece in pieces)
-        scattered = sum(piece.length + 1 for pieces in self.from_holder for piece in pieces)
-        return gathered + scattered
+        """Elements sent, pieces and their updates together."""
+        return self.sent + self.received + sum(map(len, self.from_.values()))
+
+    @property
+    def elements_held(self) -> int:
+        """Elements of the largest buffer of the round."""
+        return max(self.sent, self.received + sum(piece.length for piece in self.kept))
+
+
+def _overlap(piece: Piece | None, shard: range) -> Piece | None:
+    if piece is None or max(piece.matrix_start, shard.start) >= min(piece.matrix_stop, shard.stop):
+        return None
+    return piece.part(shard.start, shard.stop)

@@ -78,11 +78,23 @@ class Case:
     clipping: float = 0.0
     zero: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+    params: dict[str, Any] = field(default_factory=dict)
+    zero_init: bool = False
+    tolerance: float = 1e-4
+    """Relative error of an update; the weights are float32 and the updates differ in size."""
+
+    @property
+    def optimizer_config(self) -> dict[str, Any]:
+        """The ``optimizer`` of the JSON."""
+        config = RECIPES[self.optimizer].config
+        return {**config, "params": {**config["params"], **self.params}}
 
     @property
     def name(self) -> str:
         """What pytest calls it."""
-        options = [f"{key}={value}" for key, value in {**self.zero, **self.extra}.items()]
+        given = {**self.zero, **self.extra, **self.params}
+        options = [f"{key}={value}" for key, value in given.items()]
+        options += ["zero.Init"] * self.zero_init
         return ", ".join(
             [
                 self.optimizer,
@@ -105,11 +117,31 @@ GRID = [
 ]
 """Stage × precision × accumulation × clipping, with and without momentum."""
 
+EVERY_PARAMETER_PARTITIONED = {"stage3_param_persistence_threshold": 0}
+"""By default a model as small as the tests' stays whole on every rank, even under stage 3."""
+
+STAGE_3 = [
+    Case(
+        optimizer,
+        3,
+        precision,
+        accumulation,
+        clipping,
+        zero=EVERY_PARAMETER_PARTITIONED,
+        zero_init=zero_init,
+    )
+    for optimizer, zero_init in (("SWAN", True), ("PolarGrad", False))
+    for precision in ("fp32", "bf16", "fp16")
+    for accumulation in (1, 3)
+    for clipping in (0.0, 0.05)
+]
+"""The same for stage 3, built normally and under ``deepspeed.zero.Init``."""
+
 EVERY_OPTIMIZER = [
     Case(optimizer, stage, precision, 2, 0.05)
     for optimizer in RECIPES
     if optimizer not in ("SWAN", "PolarGrad")
-    for stage, precision in ((0, "fp32"), (1, "bf16"), (2, "fp32"), (2, "fp16"))
+    for stage, precision in ((0, "fp32"), (1, "bf16"), (2, "fp32"), (2, "fp16"), (3, "bf16"))
 ]
 
 BF16_ACCUMULATING_IN_FP32 = {"data_types": {"grad_accum_dtype": "fp32"}}
@@ -130,4 +162,47 @@ OPTIONS = [
 ]
 """Settings that move elements around, and the wrapper with names of its own (BF16_Optimizer)."""
 
-CASES = [*GRID, *EVERY_OPTIMIZER, *OPTIONS]
+STAGE_3_OPTIONS = [
+    Case("PolarGrad", 3, zero={**EVERY_PARAMETER_PARTITIONED, "sub_group_size": 150}),
+    Case("SWAN", 3, "bf16", 2, 0.05, zero={"sub_group_size": 60}, zero_init=True),
+    Case("SWAN", 3, zero={"stage3_param_persistence_threshold": 200}, accumulation=2),
+    Case("PolarGrad", 3, zero={**EVERY_PARAMETER_PARTITIONED, "reduce_scatter": False}),
+    Case("PolarGrad", 3, zero={**EVERY_PARAMETER_PARTITIONED, "overlap_comm": True}),
+    Case("SWAN", 3, zero={**EVERY_PARAMETER_PARTITIONED, "contiguous_gradients": False}),
+    Case("SWAN", 3, zero={**EVERY_PARAMETER_PARTITIONED, "reduce_bucket_size": 100,
+                          "stage3_prefetch_bucket_size": 50}),
+]  # fmt: skip
+"""Sub-groups of one or two matrices, parameters that stay whole, and the ways of reducing."""
+
+ON_CPU = {"device": "cpu"}
+OFFLOAD = [
+    *(
+        Case(optimizer, stage, precision, accumulation, 0.05, zero={"offload_optimizer": ON_CPU})
+        for optimizer in ("SWAN", "PolarGrad")
+        for stage in (1, 2, 3)
+        for precision, accumulation in (("fp32", 1), ("bf16", 3))
+    ),
+    Case("MuonPower", 3, "bf16", 2, 0.05, zero={
+        "offload_optimizer": ON_CPU, "offload_param": ON_CPU, **EVERY_PARAMETER_PARTITIONED,
+    }),
+    Case("PolarGrad", 3, "fp32", zero={
+        "offload_param": ON_CPU, **EVERY_PARAMETER_PARTITIONED,
+    }, zero_init=True),
+    Case("AdamPower", 2, "bf16", 2, 0.05, zero={"offload_optimizer": ON_CPU}),
+]  # fmt: skip
+"""Slices, or weights too, in the host's memory."""
+
+SMALL_BUCKETS = {"exchange_bucket_size": 12 * 4 * 150}
+ROWS = {"exchange_strategy": {"*.up.weight": "gram", "*.square.weight": "gram"}, "oracle": "eigh"}
+EXCHANGE = [
+    *(Case("PolarGrad", stage, params=SMALL_BUCKETS) for stage in (2, 3)),
+    *(Case(optimizer, stage, "bf16", 2, 0.05, params=ROWS)
+      for optimizer in ("SWAN", "PolarGrad") for stage in (1, 2, 3)),
+    Case("SWAN", 3, params={**ROWS, **SMALL_BUCKETS}, zero={"sub_group_size": 150}),
+    Case("PolarGrad polar first", 3, params=SMALL_BUCKETS),
+    *(Case("PolarGrad", stage, params={"communication_data_type": "bf16"}, tolerance=2e-2)
+      for stage in (2, 3)),
+]  # fmt: skip
+"""Several rounds, matrices that stay cut, pieces that travel in bfloat16."""
+
+CASES = [*GRID, *STAGE_3, *EVERY_OPTIMIZER, *OPTIONS, *STAGE_3_OPTIONS, *OFFLOAD, *EXCHANGE]

@@ -15,9 +15,17 @@ from torch.testing._internal.distributed.multi_threaded_pg import (
     _uninstall_threaded_pg,
 )
 
-from gradopt_ds.sharding import Exchange, Layout, ShardedMatrixMap, make_plan
-from tests.unit.sharding.strategies import layouts
-from tests.unit.sharding.test_plan import flops
+from gradopt_ds.ops import WHOLE, PolarExpress, RowShards
+from gradopt_ds.sharding import (
+    Exchange,
+    ExchangeSettings,
+    Layout,
+    Matrix,
+    ShardedMatrixMap,
+    contiguous_layout,
+    make_plan,
+)
+from tests.unit.sharding.strategies import exchange_settings, layouts
 
 
 @pytest.fixture(autouse=True)
@@ -57,36 +65,64 @@ def on_ranks(world_size: int, work: Callable[[int], Tensor]) -> list[Tensor]:
     return [results[rank] for rank in range(world_size)]
 
 
-def rule(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Something that only the whole matrix can tell: cumulative sums, and the total."""
-    return matrices.cumsum(-1).cumsum(-2), matrices.sum((-2, -1))
+def rule(matrices: Tensor, across: RowShards) -> tuple[Tensor, Tensor]:
+    """Something that only the whole matrix can tell: every element less its column's sum."""
+    totals = across.sum(matrices.sum(-2, keepdim=True))
+    return matrices - totals, across.sum(matrices.square().sum((-2, -1)))
 
 
-@settings(max_examples=40, deadline=None)
-@given(layout=layouts(), seed=st.integers(0, 2**16))
-def test_exchange_equals_the_whole_computation(layout: Layout, seed: int) -> None:
-    """Each piece gets its part of the rule applied to the whole matrix, bit by bit."""
+@settings(max_examples=60, deadline=None)
+@given(
+    layout=layouts(),
+    chosen=exchange_settings(),
+    wire=st.sampled_from([torch.float32, torch.bfloat16]),
+    seed=st.integers(0, 2**16),
+)
+def test_exchange_equals_the_whole_computation(
+    layout: Layout, chosen: ExchangeSettings, wire: torch.dtype, seed: int
+) -> None:
+    """Each piece gets its part of the rule applied to the whole matrix.
+
+    The elements are small integers, so that sums are exact in any order and in bfloat16.
+    """
     generator = torch.Generator().manual_seed(seed)
     shape = (layout.world_size, layout.slice_size)
-    slices = torch.randn(shape, generator=generator)
-    plan = make_plan(layout, flops)
+    slices = torch.randint(-1, 2, shape, generator=generator).float()
+    plan = make_plan(layout, PolarExpress(), chosen)
 
     def work(rank: int) -> Tensor:
         param = torch.zeros(layout.slice_size)
-        matrix_map = ShardedMatrixMap({param: Exchange(plan, dist.group.WORLD)})
-        for update in matrix_map([param], [slices[rank]], rule):
+        exchange = Exchange(plan, dist.group.WORLD, wire)
+        for update in ShardedMatrixMap({param: exchange})([param], [slices[rank]], rule):
             update.target(param).add_(update.direction * update.scale)
         return param
 
     expected = torch.zeros(shape)
-    for matrix, pieces in zip(layout.matrices, layout.pieces, strict=True):
+    for index, matrix in enumerate(layout.matrices):
+        pieces = list(layout.pieces(index))
         flat = torch.cat([slices[p.rank, p.in_slice] for p in pieces])
-        direction, scale = rule(flat.view(1, matrix.rows, matrix.columns))
+        direction, scale = rule(flat.view(matrix.rows, matrix.columns), WHOLE)
         update = (direction * scale).flatten()
         for piece in pieces:
-            expected[piece.rank, piece.in_slice] = update[piece.in_matrix]
+            part = update[piece.matrix_start : piece.matrix_stop]
+            expected[piece.rank, piece.in_slice] = part
     found = torch.stack(on_ranks(layout.world_size, work))
     assert torch.equal(found, expected)
+
+
+def test_scales_travel_exactly() -> None:
+    """In bfloat16 the owner's pieces and the others' are scaled by the same number."""
+    layout = contiguous_layout([Matrix("cut", 4, 4)], [0], 8, 2)
+    plan = make_plan(layout, PolarExpress())
+    scale = torch.tensor([1 / 3])
+
+    def work(rank: int) -> Tensor:
+        param = torch.zeros(8)
+        exchange = Exchange(plan, dist.group.WORLD, torch.bfloat16)
+        updates = exchange(param, torch.ones(8), lambda m, _: (torch.ones_like(m), scale))
+        return torch.stack([update.scale for update in updates])
+
+    assert torch.equal(torch.cat(on_ranks(2, work)), scale.expand(2))
 
 
 def test_an_unknown_slice_is_refused() -> None:

@@ -1,0 +1,60 @@
+"""Transfer: one all-to-all in flight."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What is on its way between the ranks; ``outgoing`` must live until it has arrived.
+
+    Attributes:
+        work: the collective.
+        outgoing: what this rank sends, by receiver.
+        incoming: what it receives, by sender.
+        sizes: elements of ``incoming`` from each rank.
+    """
+
+    work: dist.Work
+    outgoing: Tensor
+    incoming: Tensor
+    sizes: list[int]
+
+    @classmethod
+    def start(
+        cls,
+        outgoing: Mapping[int, Sequence[Tensor]],
+        incoming: Mapping[int, int],
+        dtype: torch.dtype,
+        device: torch.device,
+        group: dist.ProcessGroup,
+    ) -> "Transfer":
+        """Begin to exchange; every rank of the group must take part.
+
+        Args:
+            outgoing: receiver → 1-d tensors of any dtype, on any device.
+            incoming: sender → number of elements.
+            dtype: what they travel in.
+            device: where the collective runs.
+            group: the ranks.
+        """
+        world_size = dist.get_world_size(group)
+        sizes = [sum(map(Tensor.numel, outgoing.get(rank, ()))) for rank in range(world_size)]
+        send = torch.empty(sum(sizes), dtype=dtype, device=device)
+        parts = [part for rank in range(world_size) for part in outgoing.get(rank, ())]
+        for part, place in zip(parts, send.split([p.numel() for p in parts]), strict=True):
+            place.copy_(part)
+        expected = [incoming.get(rank, 0) for rank in range(world_size)]
+        receive = torch.empty(sum(expected), dtype=dtype, device=device)
+        work = dist.all_to_all_single(receive, send, expected, sizes, group=group, async_op=True)
+        assert work is not None
+        return cls(work, send, receive, expected)
+
+    def wait(self) -> tuple[Tensor, ...]:
+        """Wait for what the others sent; one tensor for each rank."""
+        self.work.wait()
+        return self.incoming.split(self.sizes)
