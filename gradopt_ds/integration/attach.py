@@ -55,7 +55,7 @@ def attach(engine: Any, optimizer: Optimizer, settings: ExchangeSettings) -> str
             for shard, plan in zip(shards, plans, strict=True)
         }
     )
-    return _summary(type(base).__name__, plans)
+    return _summary(type(base).__name__, plans) + _lost_steps(shards, groups)
 
 
 def _plans(
@@ -100,4 +100,17 @@ def _summary(algorithm: str, plans: Sequence[Plan]) -> str:
         f"{algorithm} on ZeRO slices: {local} of {local + owner + gram} matrices lie whole on one "
         f"rank, {owner} are cut and put together on one owner each"
         + (f", {gram} stay cut and share their Gram matrix" if gram else "")
+    )
+
+
+def _lost_steps(shards: Sequence[Shard], groups: Sequence[Mapping[str, Any]]) -> str:
+    rounded_to_nearest = any(
+        shard.slice.dtype == torch.bfloat16 and not groups[shard.group]["stochastic_rounding"]
+        for shard in shards
+    )
+    return (
+        ". The weights have no fp32 masters: a step of less than 1/512 of a weight is lost; "
+        '"stochastic_rounding": true in the params keeps it on average'
+        if rounded_to_nearest
+        else ""
     )

@@ -17,11 +17,40 @@ def _zero(engine: Any) -> Any:
     return engine._config.zero_config
 
 
+def _device(offload: Any) -> str:
+    return "none" if offload is None else str(getattr(offload.device, "value", offload.device))
+
+
+def _optimizer_device(engine: Any) -> str:
+    return _device(_zero(engine).offload_optimizer)
+
+
 REFUSED: tuple[Setting, ...] = (
     ('"zero_optimization": {"zenflow": …}', lambda e: _zero(e).zenflow is not None),
     (
+        '"zero_optimization": {"offload_optimizer": {"device": "nvme"}}',
+        lambda e: _optimizer_device(e) == "nvme",
+    ),
+    (
+        '"zero_optimization": {"offload_optimizer": {"super_offload": true}}',
+        lambda e: e.super_offload(),
+    ),
+    (
+        # The rest of the slices would be updated by a torch.optim.AdamW of DeepSpeed's own.
+        '"zero_optimization": {"offload_optimizer": {"ratio": < 1}}',
+        lambda e: _optimizer_device(e) != "none" and e.zero_partial_offload() < 1,
+    ),
+    (
+        '"zero_optimization": {"offload_param": {"device": "nvme"}}',
+        lambda e: _device(_zero(e).offload_param) == "nvme",
+    ),
+    (
         '"zero_optimization": {"zero_quantized_weights": true}',
         lambda e: _zero(e).zero_quantized_weights,
+    ),
+    (
+        '"zero_optimization": {"zero_quantized_nontrainable_weights": true}',
+        lambda e: _zero(e).zero_quantized_nontrainable_weights,
     ),
     (
         '"zero_optimization": {"zero_quantized_gradients": true}',
@@ -41,10 +70,14 @@ REFUSED: tuple[Setting, ...] = (
         lambda e: e.fp16_master_weights_and_gradients(),
     ),
     (
-        '"bf16": {"bf16_master_weights_and_grads": true}',
-        lambda e: e.bf16_master_weights_and_gradients(),
+        # DeepSpeed has this for its CPUAdam alone.
+        '"bf16": {"bf16_master_weights_and_grads": true} without "bf16_optimizer_states": true',
+        lambda e: e.bf16_master_weights_and_gradients() and not e.bf16_optimizer_states(),
     ),
-    ('"bf16": {"bf16_optimizer_states": true}', lambda e: e.bf16_optimizer_states()),
+    (
+        '"bf16": {"bf16_master_weights_and_grads": true} with "offload_optimizer"',
+        lambda e: e.bf16_master_weights_and_gradients() and _optimizer_device(e) != "none",
+    ),
     ('"torch_autocast": {"enabled": true}', lambda e: e.torch_autocast_enabled()),
     ('"compile": {"deepcompile": true}', lambda e: e.is_deepcompile_enabled()),
     ("tensor parallelism (autotp_size > 1)", lambda e: e.autotp_size() > 1),
@@ -65,7 +98,7 @@ def refuse_unsupported_settings(engine: Any, optimizer_name: str) -> None:
     if found:
         raise NotImplementedError(
             f"{optimizer_name} does not support {', '.join(found)} yet. Supported are ZeRO stages "
-            "0, 1 and 2 in fp32, bf16 and fp16, with data parallelism, without offload."
+            "0 to 3 in fp32, bf16 and fp16, with data parallelism, and offload to the CPU."
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from gradopt_ds.ops import (
     MatrixMap,
@@ -17,7 +17,9 @@ from gradopt_ds.ops import (
     make_oracle,
     map_whole_matrices,
 )
+from gradopt_ds.optim.aux_adamw import step_aux
 from gradopt_ds.optim.param_groups import AUX, MATRIX
+from gradopt_ds.optim.rounding import store
 from gradopt_ds.optim.settings import AuxAdamW
 
 
@@ -38,6 +40,8 @@ class MatrixOptimizer(Optimizer, ABC):
         matrix_defaults: settings of the matrix groups, ``lr`` among them.
         oracle: how polar factors are computed, see :func:`gradopt_ds.ops.make_oracle`.
         aux: settings of the auxiliary AdamW.
+        stochastic_rounding: of bfloat16 weights, see
+            :func:`gradopt_ds.optim.rounding.round_stochastically`.
 
     Raises:
         ValueError: a group does not say its rule; an unknown oracle.
@@ -49,11 +53,14 @@ class MatrixOptimizer(Optimizer, ABC):
         matrix_defaults: Mapping[str, Any],
         oracle: str | Mapping[str, Any] | Oracle,
         aux: AuxAdamW,
+        stochastic_rounding: bool,
     ) -> None:
         self.oracle = make_oracle(oracle)
         self.matrix_map: MatrixMap = map_whole_matrices
         self._matrix_defaults = dict(matrix_defaults)
         self._aux = aux
+        self._rounding = {"stochastic_rounding": stochastic_rounding, "rounding_step": 0}
+        self._generator: torch.Generator | None = None
         super().__init__(params, {"lr": matrix_defaults["lr"]})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -71,7 +78,7 @@ class MatrixOptimizer(Optimizer, ABC):
             )
         param_group["algorithm"] = type(self).__name__
         settings = self._matrix_defaults if rule == MATRIX else self._aux_defaults()
-        for key, value in settings.items():
+        for key, value in {**settings, **self._rounding}.items():
             param_group.setdefault(key, value)
         super().add_param_group(param_group)
 
@@ -87,9 +94,11 @@ class MatrixOptimizer(Optimizer, ABC):
                 loss = closure()
         with torch.no_grad():
             for group in self.param_groups:
+                self._seed_rounding(group)
                 if group["rule"] == MATRIX:
                     self._step_matrices(group)
-        self._step_aux([group for group in self.param_groups if group["rule"] == AUX])
+                else:
+                    step_aux([group], self.state, self._generator)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -131,27 +140,28 @@ class MatrixOptimizer(Optimizer, ABC):
         return param.grad
 
     def _apply(self, update: MatrixUpdate, group: Mapping[str, Any]) -> None:
-        """Subtract ``lr * scale * direction`` from the matrix, or the part that is here."""
+        """Decay the matrix, or the part that is here, and subtract ``lr * scale * direction``."""
         step = update.direction.mul_(update.scale * group["lr"])
-        update.target(update.param).sub_(step)
+        target = update.target(update.param)
+        weight = target.to(step.dtype)  # the target itself, unless that is in half precision
+        weight.mul_(1 - group["lr"] * group["weight_decay"]).sub_(step)
+        if weight is not target:
+            store(target, weight, self._generator)
 
     def _step_matrices(self, group: Mapping[str, Any]) -> None:
         params = [param for param in group["params"] if param.grad is not None]
         directions = [self._direction(param, group) for param in params]
-        for param in params:
-            param.mul_(1 - group["lr"] * group["weight_decay"])
         updates = self.matrix_map(params, directions, partial(self._matrix_rule, group=group))
         for update in updates:
             self._apply(update, group)
 
-    def _step_aux(self, groups: list[dict[str, Any]]) -> None:
-        if not groups:
-            return
-        # Made anew each step, over copies of the groups: DeepSpeed swaps groups in and out, and
-        # `lr_scale` must not leak into the `lr` that schedulers read and write.
-        adamw = AdamW([{**group, "lr": group["lr"] * group["lr_scale"]} for group in groups])
-        adamw.state = self.state
-        adamw.step()
+    def _seed_rounding(self, group: dict[str, Any]) -> None:
+        """Prepare the group's random numbers; its counter travels in checkpoints."""
+        self._generator = None
+        if group["stochastic_rounding"] and group["params"]:
+            self._generator = torch.Generator(group["params"][0].device)
+            self._generator.manual_seed(group["rounding_step"])
+            group["rounding_step"] += 1
 
     def _aux_defaults(self) -> dict[str, Any]:
         lr = self._matrix_defaults["lr"]

@@ -51,6 +51,8 @@ class PolarGrad(MatrixOptimizer):
         oracle: how the polar factor is computed: a name in :data:`gradopt_ds.ops.ORACLES`, or a
             mapping ``{"type": name, **options}``.
         aux: settings of the auxiliary AdamW.
+        stochastic_rounding: round bfloat16 weights up or down at random, so that steps below their
+            resolution are not lost. Wider weights, as ZeRO's fp32 masters, do not need it.
 
     Raises:
         ValueError: a group does not say its rule; an unknown oracle; a combination of settings
@@ -71,6 +73,7 @@ class PolarGrad(MatrixOptimizer):
         weight_decay: NonNegative = 0.0,
         oracle: str | dict[str, Any] | Oracle = "polar_express",
         aux: Aux = AuxAdamW(),  # noqa: B008  (immutable)
+        stochastic_rounding: bool = False,
     ) -> None:
         if nesterov and (momentum == 0 or momentum_order == "polar_first"):
             raise ValueError(
@@ -88,7 +91,7 @@ class PolarGrad(MatrixOptimizer):
             "nuclear_exponent": nuclear_exponent,
             "weight_decay": weight_decay,
         }
-        super().__init__(params, defaults, oracle, aux)
+        super().__init__(params, defaults, oracle, aux, stochastic_rounding)
 
     def _direction(self, param: Tensor, group: Mapping[str, Any]) -> Tensor:
         gradient = super()._direction(param, group)
@@ -144,6 +147,8 @@ class Muon(PolarGrad):
         weight_decay: decoupled weight decay of the matrices.
         oracle: see :class:`PolarGrad`; Muon's own is ``newton_schulz``.
         aux: settings of the auxiliary AdamW.
+        stochastic_rounding: round bfloat16 weights up or down at random, so that steps below their
+            resolution are not lost. Wider weights, as ZeRO's fp32 masters, do not need it.
     """
 
     @checked
@@ -157,6 +162,7 @@ class Muon(PolarGrad):
         weight_decay: NonNegative = 0.0,
         oracle: str | dict[str, Any] | Oracle = "newton_schulz",
         aux: Aux = AuxAdamW(),  # noqa: B008  (immutable)
+        stochastic_rounding: bool = False,
     ) -> None:
         super().__init__(
             params,
@@ -167,4 +173,5 @@ class Muon(PolarGrad):
             weight_decay=weight_decay,
             oracle=oracle,
             aux=aux,
+            stochastic_rounding=stochastic_rounding,
         )

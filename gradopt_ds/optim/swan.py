@@ -35,6 +35,8 @@ class SWAN(MatrixOptimizer):
         oracle: how the whitening is computed: a name in :data:`gradopt_ds.ops.ORACLES`, or a
             mapping ``{"type": name, **options}``.
         aux: settings of the auxiliary AdamW.
+        stochastic_rounding: round bfloat16 weights up or down at random, so that steps below their
+            resolution are not lost. Wider weights, as ZeRO's fp32 masters, do not need it.
 
     Raises:
         ValueError: a group does not say its rule; an unknown oracle.
@@ -50,9 +52,10 @@ class SWAN(MatrixOptimizer):
         weight_decay: NonNegative = 0.0,
         oracle: str | dict[str, Any] | Oracle = "polar_express",
         aux: Aux = AuxAdamW(),  # noqa: B008  (immutable)
+        stochastic_rounding: bool = False,
     ) -> None:
         defaults = {"lr": lr, "alpha": alpha, "weight_decay": weight_decay}
-        super().__init__(params, defaults, oracle, aux)
+        super().__init__(params, defaults, oracle, aux, stochastic_rounding)
 
     def _matrix_rule(
         self, matrices: Tensor, across: RowShards, group: Mapping[str, Any]

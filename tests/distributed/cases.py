@@ -81,13 +81,18 @@ class Case:
     params: dict[str, Any] = field(default_factory=dict)
     zero_init: bool = False
     tolerance: float = 1e-4
-    """Relative error of an update; the weights are float32 and the updates differ in size."""
+    """Relative error of an update; with bfloat16 weights units in the last place of a weight."""
 
     @property
     def optimizer_config(self) -> dict[str, Any]:
         """The ``optimizer`` of the JSON."""
         config = RECIPES[self.optimizer].config
         return {**config, "params": {**config["params"], **self.params}}
+
+    @property
+    def rule(self) -> dict[str, Any]:
+        """Which of ``params`` the reference must know."""
+        return {key: value for key, value in self.params.items() if key in vars(AUX_RULE)}
 
     @property
     def name(self) -> str:
@@ -205,4 +210,27 @@ EXCHANGE = [
 ]  # fmt: skip
 """Several rounds, matrices that stay cut, pieces that travel in bfloat16."""
 
-CASES = [*GRID, *STAGE_3, *EVERY_OPTIMIZER, *OPTIONS, *STAGE_3_OPTIONS, *OFFLOAD, *EXCHANGE]
+STOCHASTIC = {"stochastic_rounding": True}
+PURE_BF16 = [
+    Case(optimizer, stage, "pure bf16", 2, params=params, tolerance=tolerance)
+    for stage in (1, 2, 3)
+    for optimizer, params, tolerance in (
+        ("SWAN", {}, 2.5),
+        ("SWAN", STOCHASTIC, 2.5),
+        ("PolarGrad", {"momentum": 0.0}, 2.5),
+        ("PolarGrad", STOCHASTIC, 12.0),
+    )
+]
+"""Masters, gradients and state in bfloat16. The error is counted in units of a weight's last place,
+since every weight is rounded; rounded momentum costs as much as the polar factor makes of it."""
+
+CASES = [
+    *GRID,
+    *STAGE_3,
+    *EVERY_OPTIMIZER,
+    *OPTIONS,
+    *STAGE_3_OPTIONS,
+    *OFFLOAD,
+    *EXCHANGE,
+    *PURE_BF16,
+]

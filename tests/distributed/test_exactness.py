@@ -1,6 +1,7 @@
 """What N ranks compute equals what the float64 reference computes from the same gradients.
 
-``python -m tests.distributed.test_exactness 3`` prints the errors on 3 ranks, worst first.
+``python -m tests.distributed.test_exactness 3`` prints the errors on 3 ranks, worst first;
+``… 3 "stage 3"`` only those of cases with that in their name.
 """
 
 import sys
@@ -26,6 +27,6 @@ def test_step_equals_the_reference(errors: dict[str, Any], case: Case) -> None:
 
 
 if __name__ == "__main__":
-    found = launch("tests.distributed.exactness_worker", int(sys.argv[1]))
+    found = launch("tests.distributed.exactness_worker", int(sys.argv[1]), *sys.argv[2:])
     for name, error in sorted(found.items(), key=lambda item: -max(item[1].values())):
         print(f"matrices {error['matrices']:.1e}, others {error['others']:.1e}: {name}")

@@ -7,7 +7,8 @@ import torch
 from torch.optim import AdamW
 
 from gradopt_ds import SWAN, GradPower, Muon, PolarGrad
-from gradopt_ds.integration.registry import build_optimizer, canonical_name
+from gradopt_ds.integration.registry import build_optimizer, canonical_name, exchange_settings
+from gradopt_ds.sharding import ExchangeSettings
 from tests.distributed.model import build_model
 
 
@@ -35,8 +36,12 @@ def test_documented_defaults() -> None:
             "power": 1.0,
             "oracle": "polar_express",
             "aux": {"lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0},
+            "stochastic_rounding": False,
             "include": [],
             "exclude": [],
+            "exchange_bucket_size": 2**29,
+            "communication_data_type": "fp32",
+            "exchange_strategy": {},
         },
     )
     assert isinstance(swan, SWAN) and isinstance(written, SWAN)
@@ -102,6 +107,23 @@ def test_a_power_in_the_params_wraps() -> None:
     assert type(build("PolarGrad", {"power": 1.0})) is PolarGrad
 
 
+def test_exchange_settings() -> None:
+    """They stand among the optimizer's params, of a GradPower among its base's."""
+    given = {"exchange_bucket_size": 1000, "exchange_strategy": {"*.up.weight": "gram"}}
+    assert exchange_settings("SWAN", {"lr": 0.1}) == ExchangeSettings()
+    assert exchange_settings("SWAN", given) == ExchangeSettings(**given)
+    nested = {"base": {"type": "Muon", "params": given}}
+    assert exchange_settings("GradPower", nested) == ExchangeSettings(**given)
+    assert isinstance(build("SWAN", given), SWAN)
+    for wrong, message in (
+        ({"exchange_bucket_size": 0}, "SWAN: exchange_bucket_size: .*greater than 0, got 0"),
+        ({"communication_data_type": "fp16"}, "communication_data_type: .*'fp32' or 'bf16'"),
+        ({"exchange_strategy": {"*": "local"}}, "exchange_strategy.*'owner' or 'gram'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            exchange_settings("SWAN", wrong)
+
+
 def test_names() -> None:
     """Any case; DeepSpeed's and torch's own names are left alone."""
     assert canonical_name("swan") == "SWAN" and canonical_name("GRADPOWER") == "GradPower"
@@ -112,10 +134,11 @@ def test_names() -> None:
 @pytest.mark.parametrize(
     ("name", "params", "message"),
     [
-        ("SWAN", {"learning_rate": 1}, "unknown key 'learning_rate'; valid: alpha, aux, exclude"),
+        ("SWAN", {"learning_rate": 1}, "unknown key 'learning_rate'; valid: alpha, aux, comm"),
         ("SWAN", {"momentum": 0.9}, "SWAN: unknown key 'momentum'"),
         ("SWAN", {"max_grad_norm": 1.0}, "gradient_clipping"),
         ("SWAN", {"betas": [0.9, 0.99]}, 'belong under "aux"'),
+        ("AdamPower", {"exchange_bucket_size": 1}, "unknown key 'exchange_bucket_size'"),
         ("SWAN", {"lr": "0.02"}, "SWAN: lr: .*valid number, got '0.02'"),
         ("SWAN", {"lr": "auto"}, "got 'auto'"),
         ("SWAN", {"lr": -1.0}, "greater than 0"),

@@ -7,6 +7,8 @@ import pytest
 
 from gradopt_ds.integration.unsupported import REFUSED, refuse_unsupported_settings
 
+CPU, NVME = (SimpleNamespace(device=device) for device in ("cpu", "nvme"))
+
 
 class EngineStub(SimpleNamespace):
     """The accessors of a DeepSpeedEngine, all saying no."""
@@ -22,36 +24,69 @@ def engine(**overrides: Any) -> EngineStub:
         "offload_optimizer": None,
         "offload_param": None,
         "zero_quantized_weights": False,
+        "zero_quantized_nontrainable_weights": False,
         "zero_quantized_gradients": False,
         "zero_hpz_partition_size": 1,
         "elastic_checkpoint": False,
         **overrides.pop("zero", {}),
     }
-    plain = {"mpu": None, "module": None, "has_moe_layers": False, "autotp_size": lambda: 0}
+    plain = {
+        "mpu": None,
+        "module": None,
+        "has_moe_layers": False,
+        "autotp_size": lambda: 0,
+        "zero_partial_offload": lambda: 1.0,
+    }
     config = SimpleNamespace(zero_config=SimpleNamespace(**zero))
     return EngineStub(_config=config, **{**plain, **overrides})
 
 
-def test_a_plain_config_is_accepted() -> None:
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"zero": {"offload_optimizer": CPU, "offload_param": CPU}},
+        {
+            "bf16_master_weights_and_gradients": lambda: True,
+            "bf16_optimizer_states": lambda: True,
+        },
+    ],
+)
+def test_supported_settings_are_accepted(overrides: dict[str, Any]) -> None:
     """Nothing to refuse."""
-    refuse_unsupported_settings(engine(), "SWAN")
+    refuse_unsupported_settings(engine(**overrides), "SWAN")
 
 
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        ({"zero_optimization_stage": lambda: 3}, '"stage": 3'),
         ({"zero": {"zenflow": object()}}, "zenflow"),
-        ({"zero": {"offload_optimizer": SimpleNamespace(device="cpu")}}, "offload_optimizer"),
-        ({"zero": {"offload_param": SimpleNamespace(device="nvme")}}, "offload_param"),
+        ({"zero": {"offload_optimizer": NVME}}, "offload_optimizer.*nvme"),
+        ({"zero": {"offload_param": NVME}}, "offload_param.*nvme"),
+        ({"super_offload": lambda: True}, "super_offload"),
+        (
+            {"zero": {"offload_optimizer": CPU}, "zero_partial_offload": lambda: 0.5},
+            "offload_optimizer.*ratio",
+        ),
+        ({"zero": {"zero_quantized_nontrainable_weights": True}}, "nontrainable_weights"),
         ({"zero": {"zero_quantized_weights": True}}, "zero_quantized_weights"),
         ({"zero": {"zero_quantized_gradients": True}}, "zero_quantized_gradients"),
         ({"zero": {"zero_hpz_partition_size": 2}}, "zero_hpz_partition_size"),
         ({"zero": {"elastic_checkpoint": True}}, "elastic_checkpoint"),
         ({"load_universal_checkpoint": lambda: True}, "load_universal"),
         ({"fp16_master_weights_and_gradients": lambda: True}, "fp16_master_weights_and_grads"),
-        ({"bf16_master_weights_and_gradients": lambda: True}, "bf16_master_weights_and_grads"),
-        ({"bf16_optimizer_states": lambda: True}, "bf16_optimizer_states"),
+        (
+            {"bf16_master_weights_and_gradients": lambda: True},
+            "bf16_master_weights_and_grads.* without .*bf16_optimizer_states",
+        ),
+        (
+            {
+                "bf16_master_weights_and_gradients": lambda: True,
+                "bf16_optimizer_states": lambda: True,
+                "zero": {"offload_optimizer": CPU},
+            },
+            "bf16_master_weights_and_grads.* with .*offload_optimizer",
+        ),
         ({"torch_autocast_enabled": lambda: True}, "torch_autocast"),
         ({"is_deepcompile_enabled": lambda: True}, "deepcompile"),
         ({"autotp_size": lambda: 2}, "autotp_size"),
@@ -72,8 +107,10 @@ def test_the_accessors_exist() -> None:
     asked = {name for _, check in REFUSED for name in check.__code__.co_names}
     attributes = {"_config", "mpu", "module", "has_moe_layers"}
     of_config = {"zenflow", "offload_optimizer", "offload_param"} | {
-        name for name in asked if name.startswith("zero_") and name != "zero_optimization_stage"
+        name for name in asked if name.startswith("zero_") and name != "zero_partial_offload"
     }
-    methods = asked - attributes - of_config - {"_zero", "_offloaded", "isinstance"}
+    methods = (
+        asked - attributes - of_config - {"_zero", "_device", "_optimizer_device", "isinstance"}
+    )
     methods -= {"PipelineModule", "elastic_checkpoint"}
     assert [name for name in methods if not hasattr(DeepSpeedEngine, name)] == []

@@ -1,0 +1,68 @@
+"""The step of the auxiliary AdamW: torch's, over copies of the groups."""
+
+from collections.abc import Iterable, MutableMapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+
+from gradopt_ds.optim.rounding import store
+
+CHUNK = 2**24
+"""Elements that exist in float32 at a time: 64 MiB each for weight, gradient and two moments."""
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+State = MutableMapping[Any, Any]
+
+
+def step_aux(
+    groups: Iterable[dict[str, Any]], state: State, generator: torch.Generator | None
+) -> None:
+    """Step every parameter that has a gradient, with ``lr * lr_scale`` of its group.
+
+    Args:
+        groups: with AdamW's settings and ``lr_scale``; they are not written.
+        state: parameter → its state, as ``torch.optim.AdamW`` keeps it.
+        generator: round bfloat16 parameters and moments stochastically with it; None leaves them
+            to torch, which computes in bfloat16.
+    """
+    for group in groups:
+        # Made anew each step, over copies of the groups: DeepSpeed swaps groups in and out, and
+        # `lr_scale` must not leak into the `lr` that schedulers read and write.
+        settings = {**group, "lr": group["lr"] * group["lr_scale"]}
+        members = [param for param in group["params"] if param.grad is not None]
+        rounded = [p for p in members if generator is not None and p.dtype == torch.bfloat16]
+        if generator is not None:
+            for param in rounded:
+                _step_in_float32(param, settings, state, generator)
+        if others := [param for param in members if param not in set(rounded)]:
+            adamw = AdamW([{**settings, "params": others}])
+            adamw.state = state  # type: ignore[assignment]
+            adamw.step()
+
+
+def _step_in_float32(
+    param: Tensor, settings: dict[str, Any], state: State, generator: torch.Generator
+) -> None:
+    """Chunk by chunk: AdamW is elementwise."""
+    assert param.grad is not None
+    own = state[param]
+    for moment in MOMENTS:
+        own.setdefault(moment, torch.zeros_like(param, memory_format=torch.preserve_format))
+    step = own.setdefault("step", torch.zeros(()))
+    tensors = [param.detach(), param.grad, *(own[moment] for moment in MOMENTS)]
+    for weight, gradient, *moments in zip(
+        *(tensor.view(-1).split(CHUNK) for tensor in tensors), strict=True
+    ):
+        chunk = weight.float().requires_grad_()
+        chunk.grad = gradient.float()
+        adamw = AdamW([{**settings, "params": [chunk]}])
+        floats = {key: moment.float() for key, moment in zip(MOMENTS, moments, strict=True)}
+        adamw.state[chunk] = {"step": step.clone(), **floats}
+        adamw.step()
+        store(weight, chunk.detach(), generator)
+        for key, moment in zip(MOMENTS, moments, strict=True):
+            store(moment, floats[key], generator)
+    step += 1
