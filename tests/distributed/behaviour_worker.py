@@ -6,6 +6,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 from torch import Tensor, nn
 
 from gradopt_ds import SWAN, GradPower, PolarGrad, matrix_param_groups
+from gradopt_ds.ops import RowShards
 from gradopt_ds.optim import MatrixOptimizer
 from tests.distributed.cases import AUX, AUX_RULE
-from tests.distributed.model import MATRICES, SAMPLES, build_model, micro_batch
+from tests.distributed.model import MATRICES, SAMPLES, TinyLM, build_model, micro_batch
 from tests.reference import Reference, Rule
 
 POLAR = {"lr": 0.1, "momentum": 0.8, "oracle": "svd", "aux": AUX}
@@ -67,7 +69,10 @@ def train(engine: Any, steps: range) -> None:
 
 def weights(engine: Any) -> dict[str, Tensor]:
     """Copies of the model's weights."""
-    return {n: p.detach().clone() for n, p in engine.module.named_parameters()}
+    params = list(engine.module.parameters())
+    is_cut = any(hasattr(param, "ds_id") for param in params)
+    with deepspeed.zero.GatheredParameters(params, enabled=is_cut):
+        return {n: p.detach().clone() for n, p in engine.module.named_parameters()}
 
 
 def matrix_optimizer(engine: Any) -> MatrixOptimizer:
@@ -103,7 +108,7 @@ def counted_all_to_all(sent: list[int]) -> Any:
 
 def a_skipped_step_moves_nothing() -> None:
     """fp16 overflow on one rank: no weight, momentum or AdamW step count changes anywhere."""
-    for stage in (0, 1, 2):
+    for stage in (0, 1, 2, 3):
         fp16 = {"enabled": True, "initial_scale_power": 8, "hysteresis": 1}
         params = {**POLAR, "power": 1.2}
         engine = start(config(params=params, stage=stage, fp16=fp16))
@@ -123,10 +128,12 @@ def a_skipped_step_moves_nothing() -> None:
 
 def _state(engine: Any) -> dict[str, Tensor]:
     optimizer = engine.basic_optimizer
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    # Stage 3 puts its slices into the groups for the step only.
+    params = getattr(engine.optimizer, "fp32_partitioned_groups_flat", params)
     return {
-        f"{g}.{i}.{key}": value.clone()
-        for g, group in enumerate(optimizer.param_groups)
-        for i, param in enumerate(group["params"])
+        f"{i}.{key}": value.clone()
+        for i, param in enumerate(params)
         for key, value in optimizer.state[param].items()
     }
 
@@ -182,7 +189,7 @@ def schedulers_keep_the_ratio() -> None:
 
 def objects_and_callables_equal_json() -> None:
     """The three ways to name an optimizer take bit-equal steps, at every stage."""
-    for stage in (0, 1, 2):
+    for stage in (0, 1, 2, 3):
         settings = config(None, stage=stage)
         by_name = start(config(stage=stage))
         model = build_model()
@@ -232,23 +239,26 @@ def groups_keep_their_settings() -> None:
 
 def one_oracle_call_per_matrix_and_step() -> None:
     """Whatever the accumulation, and together over all ranks, not on each."""
-    engine = start(config(gradient_accumulation_steps=3))
-    optimizer = matrix_optimizer(engine)
-    rule, matrices = optimizer._matrix_rule, torch.zeros(1)
+    for stage, zero in ((1, {}), (2, {}), (3, {}), (3, {"sub_group_size": 150})):
+        engine = start(config(stage=stage, zero=zero, gradient_accumulation_steps=3))
+        optimizer = matrix_optimizer(engine)
+        rule, matrices = optimizer._matrix_rule, torch.zeros(1)
 
-    def counting(batch: Tensor, group: Any) -> tuple[Tensor, Tensor]:
-        matrices.add_(batch.shape[0])
-        return rule(batch, group)
+        def counting(
+            batch: Tensor, across: RowShards, group: Any, rule: Any = rule, count: Any = matrices
+        ) -> tuple[Tensor, Tensor]:
+            count.add_(batch.shape[0])
+            return rule(batch, across, group)
 
-    optimizer._matrix_rule = counting  # type: ignore[method-assign]
-    train(engine, range(2))
-    dist.all_reduce(matrices)
-    assert matrices.item() == 2 * len(MATRICES)
+        optimizer._matrix_rule = counting  # type: ignore[method-assign]
+        train(engine, range(2))
+        dist.all_reduce(matrices)
+        assert matrices.item() == 2 * len(MATRICES)
 
 
 def only_cut_matrices_travel() -> None:
     """Two collectives a step for a group, carrying just the foreign pieces and scales."""
-    for stage in (1, 2):
+    for stage in (1, 2, 3):
         engine = start(config(stage=stage))
         exchanges = list(matrix_optimizer(engine).matrix_map.exchanges.values())  # type: ignore[attr-defined]
         train(engine, range(1))
@@ -257,42 +267,43 @@ def only_cut_matrices_travel() -> None:
             train(engine, range(1, 2))
         assert len(exchanges) == 1 and len(sent) == 2
         plan = exchanges[0].plan
-        assert sum(sent) == 4 * plan.traffic(dist.get_rank()).elements_sent
+        assert len(plan.cut) == len(MATRICES) if stage == 3 else len(plan.cut) < len(MATRICES)
+        assert sum(sent) == 4 * plan.elements_sent(dist.get_rank())
         total = torch.tensor(float(sum(sent)))
         dist.all_reduce(total)
-        cut = sum(plan.layout.matrices[index].numel for index in plan.cut)
-        # Up and down, at most all of a cut matrix but its owner's piece.
-        assert 0 < total < 4 * 2 * cut
+        # To the owner and back, at most all of a cut matrix but its owner's piece, and a scale.
+        foreign = [p for i in plan.cut for p in plan.layout.pieces(i) if p.rank != plan.owners[i]]
+        assert total == 4 * sum(2 * piece.length + 1 for piece in foreign)
 
 
 def more_ranks_than_matrices() -> None:
     """One matrix cut over every rank, and ranks whose slice is nothing but padding."""
-    for shape in ((9, 11), (2, 3)):
+    for shape, stage in (((9, 11), 2), ((2, 3), 2), ((9, 11), 3), ((2, 1), 3)):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(shape[1], shape[0], bias=False))
         matrix = model[0].weight
         start_weight = matrix.detach().double().numpy().copy()
         inputs = torch.randn(40, shape[1], generator=torch.Generator().manual_seed(dist.get_rank()))
-        engine = start(config(), model=model)
+        params = {**POLAR, "include": ["0.weight"]}
+        engine = start(config(params=params, stage=stage), model=model)
         engine.backward(engine(inputs).square().sum())
         gradient = safe_get_full_grad(matrix).double().numpy()
         engine.step()
         reference = Reference(Rule("PolarGrad", lr=0.1, momentum=0.8), start_weight)
         reference.step(gradient)
-        np.testing.assert_allclose(
-            matrix.detach().double().numpy(), reference.weight, rtol=1e-4, atol=1e-5
-        )
+        found = weights(engine)["0.weight"].double().numpy()
+        np.testing.assert_allclose(found, reference.weight, rtol=1e-4, atol=1e-5)
 
 
 def a_nan_on_one_rank_hangs_nobody() -> None:
     """In fp32 DeepSpeed skips the step; in bf16 it does not, and the NaN reaches the oracle."""
-    for extra in ({}, {"bf16": {"enabled": True}}):
-        engine = start(config("SWAN", SWAN_PARAMS, **extra))
+    for stage, extra in product((2, 3), ({}, {"bf16": {"enabled": True}})):
+        engine = start(config("SWAN", SWAN_PARAMS, stage=stage, **extra))
         before = weights(engine)
         loss = engine(micro_batch(0, 0, dist.get_rank()))
         engine.backward(loss * (float("nan") if dist.get_rank() == 0 else 1.0))
         engine.step()
-        if not extra:
+        if not extra or stage == 3:
             assert_same(before, weights(engine))
 
 
@@ -356,21 +367,46 @@ def _assert_raises(error: type[Exception], message: str, call: Callable[[], obje
 
 def unsupported_settings_are_refused() -> None:
     """By name, whether the optimizer comes from the JSON or from the user."""
-    offload = {"offload_optimizer": {"device": "cpu"}}
+    nvme = {"offload_optimizer": {"device": "nvme", "nvme_path": "/nowhere"}}
     model = build_model()
     for settings, message in (
-        (config(stage=3), '"stage": 3'),
-        (config("AdamPower", {}, stage=3), '"stage": 3'),
-        (config(zero=offload), "offload_optimizer"),
+        (config(zero=nvme, stage=3), '"device": "nvme"'),
+        (config("AdamPower", {}, zero={"zero_hpz_partition_size": 2}, stage=3), "hpz"),
         (config(zero={"elastic_checkpoint": True}), "elastic_checkpoint"),
-    ):
+        (config("SWAN", {}, stage=3, bf16={
+            "enabled": True, "bf16_master_weights_and_grads": True,
+        }), "bf16_master_weights_and_grads"),
+    ):  # fmt: skip
         _assert_raises(NotImplementedError, message, lambda: start(settings))
     mine = SWAN(matrix_param_groups(model))
     _assert_raises(
         NotImplementedError,
-        '"stage": 3',
-        lambda: start(config(None, stage=3), model=model, optimizer=mine),
+        "elastic_checkpoint",
+        lambda: start(config(None, zero={"elastic_checkpoint": True}), model=model, optimizer=mine),
     )
+
+
+def zero_init_hides_no_matrix() -> None:
+    """Its placeholders have no shape; an optimizer built from them still knows the matrices."""
+    with deepspeed.zero.Init():
+        model = TinyLM()
+    names = {param: name for name, param in model.named_parameters()}
+    by_rule = {
+        group["rule"]: {names[param] for param in group["params"]}
+        for group in matrix_param_groups(model)
+    }
+    assert by_rule == {"matrix": MATRICES, "aux": set(names.values()) - MATRICES}
+
+
+def strategies_that_cannot_work_are_refused() -> None:
+    """A pattern without a match, a wide matrix, and an oracle that needs all rows."""
+    for strategy, oracle, message in (
+        ({"*.sideways.*": "gram"}, "eigh", "matches no matrix"),
+        ({"*.odd.weight": "gram"}, "eigh", "odd.weight' is 7 x 23"),
+        ({"*.up.weight": "gram"}, "svd", "'svd' does not"),
+    ):
+        params = {**POLAR, "oracle": oracle, "exchange_strategy": strategy}
+        _assert_raises(ValueError, message, lambda: start(config(params=params, stage=3)))
 
 
 def an_untested_base_is_refused() -> None:
@@ -417,13 +453,14 @@ def other_optimizers_are_untouched() -> None:
 
 def frozen_parameters_stay() -> None:
     """Parameters without gradients are in no group and do not move."""
-    model = build_model()
-    model.blocks[0].square.weight.requires_grad_(False)
-    engine = start(config("SWAN", SWAN_PARAMS), model=model)
-    before = weights(engine)
-    train(engine, range(1))
-    moved = {n for n, w in weights(engine).items() if not torch.equal(w, before[n])}
-    assert moved == set(before) - {"blocks.0.square.weight"}
+    for stage in (2, 3):
+        model = build_model()
+        model.blocks[0].square.weight.requires_grad_(False)
+        engine = start(config("SWAN", SWAN_PARAMS, stage=stage), model=model)
+        before = weights(engine)
+        train(engine, range(1))
+        moved = {n for n, w in weights(engine).items() if not torch.equal(w, before[n])}
+        assert moved == set(before) - {"blocks.0.square.weight"}
 
 
 def masters_follow_in_half_precision() -> None:
@@ -449,6 +486,8 @@ TESTS: tuple[Callable[[], None], ...] = (
     resume_is_bit_equal,
     a_foreign_checkpoint_is_refused,
     unsupported_settings_are_refused,
+    zero_init_hides_no_matrix,
+    strategies_that_cannot_work_are_refused,
     an_untested_base_is_refused,
     mistakes_in_the_json_are_explained,
     other_optimizers_are_untouched,
