@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from deepspeed.runtime.pipe.module import PipelineModule
 from deepspeed.runtime.zero import utils as zero_utils
 from torch.optim import Optimizer
@@ -78,7 +79,10 @@ REFUSED: tuple[Setting, ...] = (
         '"bf16": {"bf16_master_weights_and_grads": true} with "offload_optimizer"',
         lambda e: e.bf16_master_weights_and_gradients() and _optimizer_device(e) != "none",
     ),
-    ('"torch_autocast": {"enabled": true}', lambda e: e.torch_autocast_enabled()),
+    (
+        '"torch_autocast": {"dtype": "float16"}',
+        lambda e: e.torch_autocast_enabled() and e.torch_autocast_dtype() == torch.float16,
+    ),
     ('"compile": {"deepcompile": true}', lambda e: e.is_deepcompile_enabled()),
     ("tensor parallelism (autotp_size > 1)", lambda e: e.autotp_size() > 1),
     ("a model-parallel unit (mpu)", lambda e: e.mpu is not None),

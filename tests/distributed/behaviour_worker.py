@@ -514,6 +514,7 @@ def main() -> None:
     if dist.get_rank() == 0:
         Path(sys.argv[1]).write_text(json.dumps(results))
     dist.barrier()
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -224,6 +224,13 @@ PURE_BF16 = [
 """Masters, gradients and state in bfloat16. The error is counted in units of a weight's last place,
 since every weight is rounded; rounded momentum costs as much as the polar factor makes of it."""
 
+AUTOCAST = [
+    Case(optimizer, stage, "autocast", 2, 0.05)
+    for optimizer in ("SWAN", "PolarGrad")
+    for stage in (0, 1, 2, 3)
+]
+"""fp32 weights, forward and backward in bfloat16 by torch."""
+
 CASES = [
     *GRID,
     *STAGE_3,
@@ -233,4 +240,5 @@ CASES = [
     *OFFLOAD,
     *EXCHANGE,
     *PURE_BF16,
+    *AUTOCAST,
 ]

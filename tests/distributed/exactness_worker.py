@@ -34,6 +34,8 @@ def deepspeed_config(case: Case) -> dict[str, Any]:
     }
     if case.precision == "bf16":
         config["bf16"] = {"enabled": True}
+    elif case.precision == "autocast":
+        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
     elif case.precision == "pure bf16":
         config["bf16"] = {
             "enabled": True,
@@ -190,6 +192,7 @@ def main() -> None:
         with open(sys.argv[1], "w") as out:
             json.dump(results, out)
     dist.barrier()
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from gradopt_ds.integration.unsupported import REFUSED, refuse_unsupported_settings
 
@@ -46,6 +47,7 @@ def engine(**overrides: Any) -> EngineStub:
     [
         {},
         {"zero": {"offload_optimizer": CPU, "offload_param": CPU}},
+        {"torch_autocast_enabled": lambda: True, "torch_autocast_dtype": lambda: torch.bfloat16},
         {
             "bf16_master_weights_and_gradients": lambda: True,
             "bf16_optimizer_states": lambda: True,
@@ -87,7 +89,13 @@ def test_supported_settings_are_accepted(overrides: dict[str, Any]) -> None:
             },
             "bf16_master_weights_and_grads.* with .*offload_optimizer",
         ),
-        ({"torch_autocast_enabled": lambda: True}, "torch_autocast"),
+        (
+            {
+                "torch_autocast_enabled": lambda: True,
+                "torch_autocast_dtype": lambda: torch.float16,
+            },
+            "torch_autocast.*float16",
+        ),
         ({"is_deepcompile_enabled": lambda: True}, "deepcompile"),
         ({"autotp_size": lambda: 2}, "autotp_size"),
         ({"mpu": object()}, "mpu"),
