@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from gradopt_ds.integration.shared_memory import free_shared_memory
 from gradopt_ds.pretrain import command_line, metrics, summary
 from gradopt_ds.pretrain.errors import DivergedError
 from gradopt_ds.pretrain.settings import RunSettings
@@ -48,9 +49,10 @@ def launch(
     shutil.rmtree(settings.output, ignore_errors=True)
     settings.output.mkdir(parents=True)
     started = time.monotonic()
+    port = _free_port()
     with (settings.output / LOG).open("w") as log:
         process = subprocess.Popen(
-            command(settings, ranks, script),
+            command(settings, ranks, script, port),
             stdout=log,
             stderr=subprocess.STDOUT,
             env=_environment(ranks),
@@ -63,14 +65,15 @@ def launch(
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
                 process.wait()
+            free_shared_memory(port)
     return _outcome(process.returncode, settings.output, time.monotonic() - started)
 
 
-def command(settings: RunSettings, ranks: int, script: Path) -> list[str]:
+def command(settings: RunSettings, ranks: int, script: Path, port: int) -> list[str]:
     """The ``deepspeed`` command line of a run."""
     beside = Path(sys.executable).with_name("deepspeed")
     launcher = str(beside) if beside.is_file() else shutil.which("deepspeed") or "deepspeed"
-    options = ["--log_level", "error", "--num_gpus", str(ranks), "--master_port", str(_port())]
+    options = ["--log_level", "error", "--num_gpus", str(ranks), "--master_port", str(port)]
     return [launcher, *options, str(script), *command_line.arguments(settings)]
 
 
@@ -80,7 +83,7 @@ def _environment(ranks: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", **os.environ}
 
 
-def _port() -> int:
+def _free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])

@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from gradopt_ds.integration.shared_memory import free_shared_memory
+
 ROOT = Path(__file__).parent.parent.parent
 TIMEOUT_SECONDS = 600
 
@@ -21,12 +23,13 @@ def launch(module: str, world_size: int, *arguments: str) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "results.json"
+        port = free_port()
         environment = {
             **os.environ,
             "WORLD_SIZE": str(world_size),
             "LOCAL_SIZE": str(world_size),
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(free_port()),
+            "MASTER_PORT": str(port),
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         }
         processes = []
@@ -46,6 +49,7 @@ def launch(module: str, world_size: int, *arguments: str) -> dict[str, Any]:
         finally:
             for process in processes:
                 process.kill()
+            free_shared_memory(port)
         if any(codes):
             logs = "\n".join(
                 f"--- rank {rank}, exit {code}\n"

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gradopt_ds.integration.shared_memory import free_shared_memory
 from gradopt_ds.pretrain.metrics import read
 from tests.distributed.launch import free_port
 
@@ -45,13 +47,26 @@ def settings(shared: Path) -> list[str]:
     ]
 
 
+PORTS: list[int] = []
+"""Of the launches so far."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_memory() -> Iterator[None]:
+    """Is given back, also by launches that were killed."""
+    yield
+    for port in PORTS:
+        free_shared_memory(port)
+
+
 def start(shared: Path, output: Path, optimizer: str = "swan") -> "subprocess.Popen[str]":
     config = DEEPSPEED / f"zero2_{optimizer}.json"
     launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2"]
+    PORTS.append(free_port())
     return subprocess.Popen(
         [
             *launcher,
-            *("--master_port", str(free_port()), "--log_level", "error"),
+            *("--master_port", str(PORTS[-1]), "--log_level", "error"),
             str(ROOT / "scripts/pretrain.py"),
             *("--deepspeed_config", str(config), "--output", str(output)),
             *("--save-every", str(SAVE_EVERY), *settings(shared)),
