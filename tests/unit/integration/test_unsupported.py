@@ -120,5 +120,5 @@ def test_the_accessors_exist() -> None:
     methods = (
         asked - attributes - of_config - {"_zero", "_device", "_optimizer_device", "isinstance"}
     )
-    methods -= {"PipelineModule", "elastic_checkpoint"}
+    methods -= {"PipelineModule", "elastic_checkpoint", "torch", "float16"}
     assert [name for name in methods if not hasattr(DeepSpeedEngine, name)] == []
