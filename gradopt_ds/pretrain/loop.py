@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from gradopt_ds.memory import optimizer_state_bytes, optimizer_state_bytes_by_key
+from gradopt_ds.optim.param_groups import whole_shape
 from gradopt_ds.pretrain import summary, validation
 from gradopt_ds.pretrain.errors import DivergedError
 from gradopt_ds.pretrain.metrics import MetricsLog, Row, read
@@ -138,7 +139,7 @@ def _facts(run: Run, startup: float) -> dict[str, Any]:
         "optimizer_params": engine.optimizer_params(),
         "zero_stage": engine.zero_optimization_stage(),
         "ranks": ranks,
-        "parameters": sum(one.numel() for one in engine.module.parameters()),
+        "parameters": sum(math.prod(whole_shape(one)) for one in engine.module.parameters()),
         "steps": run.step,
         "tokens": rows[-1]["tokens"],
         "final_loss": rows[-1]["loss"],
@@ -157,7 +158,7 @@ def _facts(run: Run, startup: float) -> dict[str, Any]:
 
 def _opening(run: Run) -> str:
     engine = run.engine
-    parameters = sum(one.numel() for one in engine.module.parameters())
+    parameters = sum(math.prod(whole_shape(one)) for one in engine.module.parameters())
     return (
         f"{engine.optimizer_name()}, ZeRO stage {engine.zero_optimization_stage()}, "
         f"{dist.get_world_size()} rank(s), {parameters / 1e6:.2f}M parameters; a step is "

@@ -41,9 +41,13 @@ def loss(engine: DeepSpeedEngine, own: torch.Tensor, micro_batch: int) -> float:
     """Mean loss in nats per token over the sequences of all ranks. Collective."""
     engine.eval()
     total = torch.zeros(2, dtype=torch.float64)
-    for batch in torch.split(own, micro_batch):
-        batch = batch.to(engine.device)
-        mean = engine.module(input_ids=batch, labels=batch).loss
+    passes = torch.tensor(-(-len(own) // micro_batch), device=engine.device)
+    dist.all_reduce(passes, dist.ReduceOp.MAX)
+    for first in range(0, int(passes) * micro_batch, micro_batch):
+        batch = own[first : first + micro_batch]
+        # Under ZeRO 3 a forward pass is collective: a rank with fewer batches must not stop early.
+        inputs = (batch if len(batch) else own[:1]).to(engine.device)
+        mean = engine.module(input_ids=inputs, labels=inputs).loss
         total += torch.tensor([float(mean) * len(batch), len(batch)], dtype=torch.float64)
     engine.train()
     total = total.to(engine.device)
