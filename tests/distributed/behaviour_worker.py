@@ -1,12 +1,13 @@
 """What real engines do besides the step; each function is one test of ``test_behaviour.py``."""
 
 import json
+import random
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
-from itertools import product
+from itertools import accumulate, product
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,16 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 from torch import Tensor, nn
 
 from gradopt_ds import SWAN, GradPower, PolarGrad, matrix_param_groups
-from gradopt_ds.ops import RowShards
+from gradopt_ds.ops import WHOLE, Eigh, RowShards, nuclear_norm
 from gradopt_ds.optim import MatrixOptimizer
+from gradopt_ds.sharding import (
+    Exchange,
+    ExchangeSettings,
+    Matrix,
+    chunked_layout,
+    contiguous_layout,
+    make_plan,
+)
 from tests.distributed.cases import AUX, AUX_RULE
 from tests.distributed.model import MATRICES, SAMPLES, TinyLM, build_model, micro_batch
 from tests.reference import Reference, Rule
@@ -276,6 +285,47 @@ def only_cut_matrices_travel() -> None:
         assert total == 4 * sum(2 * piece.length + 1 for piece in foreign)
 
 
+def random_layouts_are_exchanged_exactly() -> None:
+    """Shapes, cuts, buckets and strategies at random, over real collectives."""
+    for seed in range(60):
+        draw = random.Random(seed)
+        world_size, rank = dist.get_world_size(), dist.get_rank()
+        shapes = [(draw.randint(1, 9), draw.randint(1, 9)) for _ in range(draw.randint(1, 6))]
+        matrices = [Matrix("tall" if m >= n else "wide", m, n) for m, n in shapes for _ in range(2)]
+        if draw.random() < 0.5:
+            chunks = [-(-m.numel // world_size) + draw.randint(0, 2) for m in matrices]
+            layout = chunked_layout(matrices, chunks, world_size)
+        else:
+            offsets = [0, *accumulate(m.numel + draw.randint(0, 3) for m in matrices)]
+            size = -(-offsets.pop() // world_size) + draw.randint(0, 4)
+            layout = contiguous_layout(matrices, offsets, size, world_size)
+        chosen = ExchangeSettings(
+            exchange_bucket_size=draw.choice([1, 4000, 2**29]),
+            exchange_strategy=draw.choice([{}, {"tall": "gram"}]),
+        )
+        numbers = torch.Generator().manual_seed(seed)
+        wholes = [torch.randn(m.rows, m.columns, generator=numbers) for m in matrices]
+        slice_ = torch.full((layout.slice_size,), torch.nan)  # padding must not be touched
+        for index, whole in enumerate(wholes):
+            if piece := layout.piece(index, rank):
+                slice_[piece.in_slice] = whole.flatten()[piece.matrix_start : piece.matrix_stop]
+        oracle = Eigh()
+        exchange = Exchange(make_plan(layout, oracle, chosen), dist.group.WORLD)
+
+        def rule(x: Tensor, across: RowShards, oracle: Eigh = oracle) -> tuple[Tensor, Tensor]:
+            polar = oracle(x, across)
+            return polar, nuclear_norm(x, polar, across)
+
+        found = torch.full_like(slice_, torch.nan)
+        for update in exchange(found, slice_, rule):
+            update.target(found).copy_(update.direction * update.scale)
+        for index, whole in enumerate(wholes):
+            polar, norm = rule(whole, WHOLE)
+            if piece := layout.piece(index, rank):
+                expected = (polar * norm).flatten()[piece.matrix_start : piece.matrix_stop]
+                torch.testing.assert_close(found[piece.in_slice], expected, rtol=1e-4, atol=1e-4)
+
+
 def more_ranks_than_matrices() -> None:
     """One matrix cut over every rank, and ranks whose slice is nothing but padding."""
     for shape, stage in (((9, 11), 2), ((2, 3), 2), ((9, 11), 3), ((2, 1), 3)):
@@ -481,6 +531,7 @@ TESTS: tuple[Callable[[], None], ...] = (
     groups_keep_their_settings,
     one_oracle_call_per_matrix_and_step,
     only_cut_matrices_travel,
+    random_layouts_are_exchanged_exactly,
     more_ranks_than_matrices,
     a_nan_on_one_rank_hangs_nobody,
     resume_is_bit_equal,
