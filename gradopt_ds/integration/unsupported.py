@@ -35,7 +35,18 @@ REFUSED: tuple[Setting, ...] = (
         '"zero_optimization": {"elastic_checkpoint": true}',
         lambda e: _zero(e).elastic_checkpoint,
     ),
-    ('"checkpoint": {"load_universal": true}', lambda e: e.load_universal_checkpoint()),
+    (
+        '"checkpoint": {"load_universal": true} at ZeRO stage 0',
+        lambda e: e.load_universal_checkpoint() and not e.zero_optimization(),
+    ),
+    (
+        '"checkpoint": {"load_universal": true} with optimizer state on NVMe',
+        lambda e: (
+            e.load_universal_checkpoint()
+            and _zero(e).offload_optimizer is not None
+            and _zero(e).offload_optimizer.device == "nvme"
+        ),
+    ),
     (
         '"fp16": {"fp16_master_weights_and_grads": true}',
         lambda e: e.fp16_master_weights_and_gradients(),
