@@ -1,6 +1,6 @@
 """State of slices → state of one whole parameter → state of other slices."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,7 +62,7 @@ def parameter_state(
     starts = [*(fragment.start for fragment, _ in pieces), torch.Size(shape).numel()]
     if starts != ends:
         raise ValueError(f"the fragments of {name!r}, from {starts} to {ends}, are not all of it")
-    shared = _agreed({f"a part of {name!r}": state for _, state in pieces})
+    shared = _agreed([(f"a part of {name!r}", state) for _, state in pieces])
     elements = {
         key: torch.cat([state.elements[key][fragment.in_slice] for fragment, state in pieces])
         for key in pieces[0][1].elements
@@ -80,7 +80,7 @@ def slice_state(layout: Slice, parameters: Mapping[str, State]) -> State:
     Raises:
         ValueError: the states differ in what one slice can have only once.
     """
-    shared = _agreed({repr(name): state for name, state in parameters.items()})
+    shared = _agreed([(repr(name), state) for name, state in parameters.items()])
     example = next(iter(parameters.values()))
     elements = {key: tensor.new_zeros(layout.size) for key, tensor in example.elements.items()}
     for fragment in layout.fragments:
@@ -90,9 +90,9 @@ def slice_state(layout: Slice, parameters: Mapping[str, State]) -> State:
     return State(elements, shared)
 
 
-def _agreed(states: Mapping[str, State]) -> dict[str, Any]:
-    """What all states share."""
-    (first_name, first), *others = states.items()
+def _agreed(states: Sequence[tuple[str, State]]) -> dict[str, Any]:
+    """What all of the named states share."""
+    (first_name, first), *others = states
     for name, state in others:
         if state.keys != first.keys:
             raise ValueError(

@@ -17,6 +17,11 @@ def _zero(engine: Any) -> Any:
     return engine._config.zero_config
 
 
+def _offloaded(engine: Any, device: str) -> bool:
+    setting = _zero(engine).offload_optimizer
+    return setting is not None and setting.device == device
+
+
 REFUSED: tuple[Setting, ...] = (
     ('"zero_optimization": {"zenflow": …}', lambda e: _zero(e).zenflow is not None),
     (
@@ -41,11 +46,7 @@ REFUSED: tuple[Setting, ...] = (
     ),
     (
         '"checkpoint": {"load_universal": true} with optimizer state on NVMe',
-        lambda e: (
-            e.load_universal_checkpoint()
-            and _zero(e).offload_optimizer is not None
-            and _zero(e).offload_optimizer.device == "nvme"
-        ),
+        lambda e: e.load_universal_checkpoint() and _offloaded(e, "nvme"),
     ),
     (
         '"fp16": {"fp16_master_weights_and_grads": true}',

@@ -4,10 +4,12 @@ import argparse
 import gc
 import io
 import json
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -276,25 +278,17 @@ def assert_refused(engine: Any, path: str, message: str) -> None:
 
 def another_optimizer_is_refused() -> None:
     """At every stage, before anything is overwritten."""
-    for stage in (0, 1, 2, 3):
-        for saved, loaded, message in (
-            (Case("PolarGrad", stage), Case("SWAN", stage), "saved by PolarGrad, not by SWAN"),
-            (
-                Case("MuonPower", stage),
-                Case("PolarGrad", stage),
-                "saved by GradPower(Muon), not by PolarGrad",
-            ),
-            (
-                Case("PolarGrad", stage),
-                Case("PolarGrad", stage, params={"power": 1.2}),
-                "saved by PolarGrad, not by GradPower(PolarGrad)",
-            ),
-        ):
-            path = folder(f"{saved.name} for {loaded.name}")
-            save(saved, path)
-            engine = start(loaded, seed=7)
-            assert_refused(engine, path, message)
-            engine.destroy()
+    polargrad = [Case("PolarGrad", stage) for stage in (0, 1, 2, 3)]
+    powered = replace(polargrad[2], params={"power": 1.2})
+    for saved, loaded, message in (
+        *((case, Case("SWAN", case.stage), "by PolarGrad, not by SWAN") for case in polargrad),
+        (powered, polargrad[2], "by GradPower(PolarGrad), not by PolarGrad"),
+        (polargrad[2], powered, "by PolarGrad, not by GradPower(PolarGrad)"),
+        (Case("MuonPower", 2), powered, "by GradPower(Muon), not by GradPower(PolarGrad)"),
+    ):
+        engine = start(loaded, seed=7)
+        assert_refused(engine, saved_once(saved), f"this checkpoint was saved {message}")
+        engine.destroy()
 
 
 def adamw_of_deepspeed_is_refused() -> None:
@@ -311,34 +305,35 @@ def adamw_of_deepspeed_is_refused() -> None:
 def other_parameters_are_refused() -> None:
     """Another set of matrices, and another model."""
     for stage in (0, 1, 2, 3):
-        path = folder(f"parameters {stage}")
-        save(Case("PolarGrad", stage), path)
         engine = start(Case("PolarGrad", stage, params=EXCLUDED))
         message = "'blocks.0.square.weight' was matrix of shape (12, 12) in group 0 and is aux"
-        assert_refused(engine, path, message)
+        assert_refused(engine, saved_once(Case("PolarGrad", stage)), message)
         engine.destroy()
+    for case in (Case("PolarGrad", 1), Case("PolarGrad", 3)):
         wider = build_model()
         wider.blocks[0].up = nn.Linear(12, 24)
         wider.blocks[0].odd = nn.Linear(24, 7, bias=False)
-        config = engine_config(Case("PolarGrad", stage), 8)
+        config = engine_config(case, GLOBAL_BATCH // dist.get_world_size())
         engine = deepspeed.initialize(model=wider, config=config)[0]
-        assert_refused(engine, path, "'blocks.0.up.weight' was matrix of shape (23, 12) in group 0")
+        message = "'blocks.0.up.weight' was matrix of shape (23, 12) in group 0"
+        assert_refused(engine, saved_once(case), message)
         engine.destroy()
 
 
 def another_format_is_refused() -> None:
     """What a later version writes is not guessed at."""
     for stage in (0, 2, 3):
-        path = folder(f"format {stage}")
-        save(Case("PolarGrad", stage), path)
+        case = Case("PolarGrad", stage)
+        original, path = saved_once(case), folder(f"format {stage}")
         if dist.get_rank() == 0:
+            shutil.copytree(original, path)
             for file in Path(path, "half").glob("*.pt"):
                 saved = torch.load(file, weights_only=False)
                 for record in _records(saved):
                     record["format"] = FORMAT + 1
                 torch.save(saved, file)
         dist.barrier()
-        engine = start(Case("PolarGrad", stage))
+        engine = start(case)
         assert_refused(
             engine, path, f"has format {FORMAT + 1} and this version of gradopt_ds reads"
         )
@@ -354,9 +349,9 @@ def _records(saved: Any) -> list[dict[str, Any]]:
 
 def other_slices_are_refused() -> None:
     """The same parameters on the same ranks, cut or ordered differently."""
-    same_names = Case("PolarGrad", 2, zero={"round_robin_gradients": True})
+    reordered = Case("PolarGrad", 2, zero={"round_robin_gradients": True})
     for saved, loaded, message in (
-        (STAGE_2, same_names, "slices are cut differently"),
+        (STAGE_2, reordered, "slices are cut differently"),
         (STAGE_3, Case("PolarGrad", 3), "slices are cut differently"),
         (STAGE_2, STAGE_3, "slices are cut differently (ZeRO stage 2 then, 3 now"),
         (STAGE_3, STAGE_2, "slices are cut differently (ZeRO stage 3 then, 2 now"),
@@ -364,11 +359,17 @@ def other_slices_are_refused() -> None:
         (STAGE_2, Case("PolarGrad", 0), "saved at another ZeRO stage"),
         (STAGE_2, Case("PolarGrad", 2, "bf16"), "in another precision"),
     ):
-        path = folder(f"{saved.name} for {loaded.name}")
-        save(saved, path)
         engine = start(loaded, seed=7)
-        assert_refused(engine, path, message)
+        assert_refused(engine, saved_once(saved), message)
         engine.destroy()
+
+
+@cache
+def saved_once(case: Case) -> str:
+    """The folder of a case's checkpoint, for tests that only read it."""
+    path = folder(f"saved {case.name}")
+    save(case, path)
+    return path
 
 
 def save(case: Case, path: str, **changes: Any) -> None:
@@ -461,13 +462,13 @@ def facts(engine: Any, case: Case) -> dict[str, Any]:
 
 def universal_goes_on_elsewhere() -> None:
     """On other numbers of ranks: the same state to the last bit, and then the same steps."""
-    for source, saved, loaded in _universal_sources():
-        path = Path(FOLDER, source, "universal", saved.name)
+    for saved, loaded in UNIVERSAL:
+        path = _elsewhere() / "universal" / saved.name
         expected = torch.load(path / "expected.pt", weights_only=False)
         engine = start(loaded, seed=7, universal=True)
         _, client_state = engine.load_checkpoint(str(path))
         assert client_state["note"] == 7
-        label = f"{source}, {saved.name} as {loaded.name}"
+        label = f"{saved.name} as {loaded.name}"
         assert_equal(expected["half"], facts(engine, loaded), label)
         train(engine, range(HALF, END))
         found = facts(engine, loaded)
@@ -483,44 +484,42 @@ def universal_goes_on_elsewhere() -> None:
         engine.destroy()
 
 
-def _universal_sources() -> list[tuple[str, Case, Case]]:
-    return [
-        (source, saved, loaded)
-        for source in ("2ranks", "3ranks")
-        for saved, loaded in UNIVERSAL
-        if source != f"{dist.get_world_size()}ranks" and Path(FOLDER, source, "universal").is_dir()
-    ]
+def _elsewhere() -> Path:
+    """What the launch on another number of ranks has saved."""
+    source = {1: 2, 2: 3, 3: 2}[dist.get_world_size()]
+    return FOLDER / f"{source}ranks"
 
 
 def slices_of_other_ranks_are_refused() -> None:
     """A plain checkpoint of another number of ranks, by a message that names the way."""
-    for source, saved, _ in _universal_sources():
-        engine = start(saved)
-        path = str(Path(FOLDER, source, "universal", saved.name))
-        ranks = dist.get_world_size()
-        message = f"was saved by {source[0]} ranks, and there are {ranks} now: convert it"
-        assert_refused(engine, path, message)
+    for case in (Case("PolarGrad", 1), STAGE_2, STAGE_3, Case("PolarGrad", 1, "bf16 over fp32")):
+        engine = start(case)
+        path = _elsewhere() / "universal" / case.name
+        ranks = f"{_elsewhere().name[0]} ranks, and there are {dist.get_world_size()} now"
+        assert_refused(engine, str(path), f"was saved by {ranks}: convert it")
         engine.destroy()
 
 
 def stage_0_loads_on_any_ranks() -> None:
     """Every rank has everything: nothing to convert."""
-    case = Case("PolarGrad", 0)
-    for source in ("2ranks", "3ranks"):
-        path = Path(FOLDER, source, "resume PolarGrad, stage 0, fp32 None")
-        if path.is_dir() and source != f"{dist.get_world_size()}ranks":
-            engine = start(case, seed=7)
-            engine.load_checkpoint(str(path))
-            saved = torch.load(path / "half" / "mp_rank_00_model_states.pt", weights_only=False)
-            assert_equal(dict(saved["module"]), weights(engine))
-            assert_equal(saved["optimizer"]["state"], engine.optimizer.state_dict()["state"])
-            engine.destroy()
+    engine = start(Case("PolarGrad", 0), seed=7)
+    path = _elsewhere() / "resume PolarGrad, stage 0, fp32 None"
+    engine.load_checkpoint(str(path))
+    saved = torch.load(path / "half" / "mp_rank_00_model_states.pt", weights_only=False)
+    assert_equal(dict(saved["module"]), weights(engine))
+    assert_equal(saved["optimizer"]["state"], engine.optimizer.state_dict()["state"])
+    engine.destroy()
 
 
-ALONE = (
+HERE = (
     every_resume_is_bit_equal,
     a_resume_after_a_skipped_step_is_bit_equal,
     zero_to_fp32_yields_the_masters,
+    universal_is_saved,
+)
+"""What a launch does by itself."""
+
+REFUSALS = (
     bf16_optimizer_is_no_zero_checkpoint_to_zero_to_fp32,
     another_optimizer_is_refused,
     adamw_of_deepspeed_is_refused,
@@ -530,9 +529,8 @@ ALONE = (
     deepspeeds_own_conversion_is_refused,
     universal_checkpoints_of_others_are_refused,
     universal_settings_are_refused,
-    universal_is_saved,
 )
-"""What one launch does by itself."""
+"""Alike on any number of ranks above one."""
 
 ELSEWHERE = (
     universal_goes_on_elsewhere,
@@ -541,17 +539,20 @@ ELSEWHERE = (
 )
 """What needs the files of a launch on another number of ranks."""
 
+GROUPS = {"here": HERE, "refusals": REFUSALS, "elsewhere": ELSEWHERE}
+
 
 def main() -> None:
     """Run the tests of one launch; a failure on any rank is reported with its traceback."""
     global FOLDER
     torch.set_num_threads(1)
-    gc.freeze()  # DeepSpeed collects garbage often, and all that is imported by now is none.
     get_accelerator().is_fp16_supported = lambda: True  # emulated, see exactness_worker
     deepspeed.init_distributed(dist_backend="gloo", verbose=False)
     FOLDER = Path(sys.argv[2])
+    start(STAGE_2).destroy()
+    gc.freeze()  # DeepSpeed collects garbage often, and all that is imported by now is none.
     results: dict[str, list[str]] = {}
-    for test in {"alone": ALONE, "elsewhere": ELSEWHERE}[sys.argv[3]]:
+    for test in (test for group in sys.argv[3:] for test in GROUPS[group]):
         try:
             test()
             failure = ""

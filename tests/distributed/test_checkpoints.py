@@ -4,16 +4,15 @@ from typing import Any
 
 import pytest
 
-from tests.distributed.checkpoint_worker import ALONE, ELSEWHERE
+from tests.distributed.checkpoint_worker import GROUPS
 from tests.distributed.launch import launch
 
-LAUNCHES = (
-    ("alone on 2 ranks", 2, "alone", ALONE),
-    ("alone on 3 ranks", 3, "alone", ALONE),
-    ("on 3 ranks from 2", 3, "elsewhere", ELSEWHERE),
-    ("on 2 ranks from 3", 2, "elsewhere", ELSEWHERE),
-    ("on 1 rank from 2 and 3", 1, "elsewhere", ELSEWHERE),
-)
+LAUNCHES = {
+    "2 ranks": (2, "here", "refusals"),
+    "3 ranks, also from 2": (3, "here", "elsewhere"),
+    "2 ranks from 3": (2, "elsewhere"),
+    "1 rank from 2": (1, "elsewhere"),
+}
 """In this order: the later ones load what the earlier have saved."""
 
 
@@ -22,14 +21,19 @@ def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     """Tracebacks by launch and test."""
     folder = str(tmp_path_factory.mktemp("checkpoints"))
     return {
-        label: launch("tests.distributed.checkpoint_worker", ranks, folder, group)
-        for label, ranks, group, _ in LAUNCHES
+        label: launch("tests.distributed.checkpoint_worker", ranks, folder, *groups)
+        for label, (ranks, *groups) in LAUNCHES.items()
     }
 
 
 @pytest.mark.parametrize(
     ("label", "name"),
-    [(label, test.__name__) for label, _, _, tests in LAUNCHES for test in tests],
+    [
+        (label, test.__name__)
+        for label, (_, *groups) in LAUNCHES.items()
+        for group in groups
+        for test in GROUPS[group]
+    ],
 )
 def test_checkpoints(failures: dict[str, dict[str, Any]], label: str, name: str) -> None:
     """What the function of this name in ``checkpoint_worker`` says."""
