@@ -7,6 +7,12 @@ from gradopt_ds.checkpoint.record import Record
 CONVERT = "python -m gradopt_ds.integration.universal"
 """The command that makes a checkpoint loadable on other slices."""
 
+WEIGHTS_ALONE = (
+    "load the weights alone (load_module_only=True, load_optimizer_states=False; the model must be "
+    "the same)"
+)
+"""Neither argument does at every ZeRO stage without the other."""
+
 AT_MOST = 5
 """Differences that a message shows."""
 
@@ -20,13 +26,13 @@ def check_content(saved: Record, current: Record) -> None:
     if saved.optimizer != current.optimizer:
         raise ValueError(
             f"this checkpoint was saved by {saved.optimizer}, not by {current.optimizer}: use "
-            "that optimizer, or load the weights alone (load_module_only=True)"
+            f"that optimizer, or {WEIGHTS_ALONE}"
         )
     if differences := list(_differences(saved, current)):
         raise ValueError(
             "this checkpoint does not fit the model and its parameter groups: "
             f"{_listed(differences)}. Set the model, include, exclude and the groups back to what "
-            "they were, or load the weights alone (load_module_only=True)"
+            f"they were, or {WEIGHTS_ALONE}"
         )
 
 

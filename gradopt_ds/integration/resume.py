@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gradopt_ds.checkpoint import Record, check_content, check_layout, from_state, slice_state
 from gradopt_ds.integration.report import log_on_rank_0
-from gradopt_ds.integration.universal_files import SHARED, read_common, read_parameter
+from gradopt_ds.integration.universal_files import LOSS_SCALE, SHARED, read_common, read_parameter
 from gradopt_ds.integration.wrapper_state import base_state, replace_slices
 
 
@@ -62,7 +62,10 @@ def load_universal(engine: Any, folder: Path, load_optimizer_states: bool) -> No
         names = list(here) or layout.parameters[:1]
         whole = {name: read_parameter(folder, name) for name in names}
         slices.append((layout, slice_state(layout, whole)))
-    saved = {key: common[key] for key in SHARED if key in common and key in state}
+    # A loss scale that adapts to fp16 has no business in bf16 or fp32.
+    keeps_scale = common.get("dynamic_loss_scale") == state.get("dynamic_loss_scale")
+    keys = [key for key in SHARED if keeps_scale or key not in LOSS_SCALE]
+    saved = {key: common[key] for key in keys if key in common and key in state}
     # wrapper.load_state_dict takes the states of all ranks, and looks at its own.
     states: list[Any] = [None] * dist.get_world_size(wrapper.dp_process_group)
     states[dist.get_rank(wrapper.dp_process_group)] = replace_slices(

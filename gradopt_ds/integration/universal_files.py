@@ -8,7 +8,8 @@ from deepspeed.checkpoint.constants import CLIP_GRAD, FP32_WEIGHT_KEY, LOSS_SCAL
 
 from gradopt_ds.checkpoint import KEY, Record, State, from_state
 
-SHARED = (LOSS_SCALER, "dynamic_loss_scale", "overflow", CLIP_GRAD)
+LOSS_SCALE = (LOSS_SCALER, "dynamic_loss_scale", "overflow")
+SHARED = (*LOSS_SCALE, CLIP_GRAD)
 """What ZeRO's wrappers keep once, beside the base optimizer's state."""
 
 CONVERT = "python -m gradopt_ds.integration.universal IN OUT"

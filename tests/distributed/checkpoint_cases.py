@@ -106,5 +106,6 @@ UNIVERSAL = [
     )),
     (STAGE_2, STAGE_3),
     (STAGE_3, Case("PolarGrad", 1)),
+    (Case("PolarGrad", 2, "fp16"), Case("PolarGrad", 3, "bf16")),
 ]  # fmt: skip
 """Saved as the first, loaded on another number of ranks as the second."""
