@@ -1,11 +1,13 @@
-"""The seam: four methods of ``DeepSpeedEngine``, each extended once.
+"""The seam: six methods of ``DeepSpeedEngine``, each extended once.
 
-DeepSpeed builds an optimizer by name without looking at the model, and wraps it for ZeRO without
-telling it where its parameters went. The extensions add just that, and only for this library's
-optimizers; any other config takes DeepSpeed's own path.
+DeepSpeed builds an optimizer by name without looking at the model, wraps it for ZeRO without
+telling it where its parameters went, and loads a checkpoint without asking whose it is. The
+extensions add just that, and only for this library's optimizers; any other config takes
+DeepSpeed's own path.
 """
 
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 from deepspeed.runtime.engine import DeepSpeedEngine
@@ -13,8 +15,10 @@ from deepspeed.runtime.zero import utils as zero_utils
 from torch.optim import Optimizer
 
 from gradopt_ds.integration.attach import attach
+from gradopt_ds.integration.recording import record_in_state
 from gradopt_ds.integration.registry import build_optimizer, canonical_name, exchange_settings
 from gradopt_ds.integration.report import log_on_rank_0, log_rules
+from gradopt_ds.integration.resume import check_before_loading, load_universal
 from gradopt_ds.integration.unsupported import (
     refuse_unsupported_settings,
     refuse_untested_base,
@@ -33,6 +37,8 @@ def install() -> None:
     _extend("_configure_basic_optimizer", _configure_basic_optimizer)
     _extend("_do_optimizer_sanity_check", _do_optimizer_sanity_check)
     _extend("_configure_optimizer", _configure_optimizer)
+    _extend("_load_checkpoint", _load_checkpoint)
+    _extend("_load_zero_checkpoint", _load_zero_checkpoint)
     setattr(DeepSpeedEngine, INSTALLED, True)
 
 
@@ -92,3 +98,24 @@ def _configure_optimizer(original: Any, engine: Any, *args: Any, **kwargs: Any) 
     if is_ours(optimizer):
         del vars(optimizer)["step"]
         log_on_rank_0(attach(engine, optimizer, exchange))
+        record_in_state(engine, optimizer)
+
+
+def _load_checkpoint(
+    original: Any, engine: Any, load_dir: str, tag: str, *args: Any, **kwargs: Any
+) -> Any:
+    """Look at a checkpoint before anything is overwritten."""
+    wants_state = kwargs.get("load_optimizer_states", True) and not kwargs.get("load_module_only")
+    if is_ours(engine.basic_optimizer) and (wants_state or engine.load_universal_checkpoint()):
+        check_before_loading(engine, Path(load_dir, str(tag)))
+    return original(engine, load_dir, tag, *args, **kwargs)
+
+
+def _load_zero_checkpoint(
+    original: Any, engine: Any, load_dir: str, tag: str, load_optimizer_states: bool = True
+) -> Any:
+    """Load a universal checkpoint with every group's own settings and state."""
+    if is_ours(engine.basic_optimizer) and engine.load_universal_checkpoint():
+        load_universal(engine, Path(load_dir, str(tag)), load_optimizer_states)
+        return True
+    return original(engine, load_dir, tag, load_optimizer_states)

@@ -65,7 +65,10 @@ REFUSED: tuple[Setting, ...] = (
         '"zero_optimization": {"elastic_checkpoint": true}',
         lambda e: _zero(e).elastic_checkpoint,
     ),
-    ('"checkpoint": {"load_universal": true}', lambda e: e.load_universal_checkpoint()),
+    (
+        '"checkpoint": {"load_universal": true} at ZeRO stage 0',
+        lambda e: e.load_universal_checkpoint() and not e.zero_optimization(),
+    ),
     (
         '"fp16": {"fp16_master_weights_and_grads": true}',
         lambda e: e.fp16_master_weights_and_gradients(),

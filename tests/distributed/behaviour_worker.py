@@ -386,7 +386,7 @@ def a_foreign_checkpoint_is_refused() -> None:
     adamw = {"lr": 1e-3, "torch_adam": True}
     for saved, params, loaded, message in (
         ("PolarGrad", POLAR, "SWAN", "saved by PolarGrad, not by SWAN"),
-        ("AdamW", adamw, "AdamPower", "without a gradient power"),
+        ("AdamW", adamw, "AdamPower", "does not say which parameters it holds"),
     ):
         engine = start(config(saved, params))
         train(engine, range(1))

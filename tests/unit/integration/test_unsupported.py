@@ -75,7 +75,10 @@ def test_supported_settings_are_accepted(overrides: dict[str, Any]) -> None:
         ({"zero": {"zero_quantized_gradients": True}}, "zero_quantized_gradients"),
         ({"zero": {"zero_hpz_partition_size": 2}}, "zero_hpz_partition_size"),
         ({"zero": {"elastic_checkpoint": True}}, "elastic_checkpoint"),
-        ({"load_universal_checkpoint": lambda: True}, "load_universal"),
+        (
+            {"load_universal_checkpoint": lambda: True, "zero_optimization": lambda: False},
+            "load_universal.*stage 0",
+        ),
         ({"fp16_master_weights_and_gradients": lambda: True}, "fp16_master_weights_and_grads"),
         (
             {"bf16_master_weights_and_gradients": lambda: True},
@@ -115,7 +118,9 @@ def test_the_accessors_exist() -> None:
     asked = {name for _, check in REFUSED for name in check.__code__.co_names}
     attributes = {"_config", "mpu", "module", "has_moe_layers"}
     of_config = {"zenflow", "offload_optimizer", "offload_param"} | {
-        name for name in asked if name.startswith("zero_") and name != "zero_partial_offload"
+        name
+        for name in asked
+        if name.startswith("zero_") and name not in ("zero_partial_offload", "zero_optimization")
     }
     methods = (
         asked - attributes - of_config - {"_zero", "_device", "_optimizer_device", "isinstance"}

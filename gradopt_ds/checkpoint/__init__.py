@@ -1,0 +1,31 @@
+"""What a checkpoint says about itself, and parameters ↔ slices. Plain data and torch, no files."""
+
+from gradopt_ds.checkpoint.compare import check_content, check_layout
+from gradopt_ds.checkpoint.record import (
+    FORMAT,
+    KEY,
+    Fragment,
+    Group,
+    Record,
+    Slice,
+    from_state,
+    to_state,
+)
+from gradopt_ds.checkpoint.reslice import State, parameter_state, slice_state, split
+
+__all__ = [
+    "FORMAT",
+    "KEY",
+    "Fragment",
+    "Group",
+    "Record",
+    "Slice",
+    "State",
+    "check_content",
+    "check_layout",
+    "from_state",
+    "parameter_state",
+    "slice_state",
+    "split",
+    "to_state",
+]
