@@ -46,9 +46,26 @@ def build(config: PretrainedConfig, seed: int) -> PreTrainedModel:
 
 def parameter_count(config: PretrainedConfig) -> int:
     """Parameters of the model, tied ones once, counted without allocating them."""
+    return sum(parameter.numel() for parameter in on_meta(config).parameters())
+
+
+def on_meta(config: PretrainedConfig) -> PreTrainedModel:
+    """The model without weights: names, shapes and module types only."""
     with torch.device("meta"):
-        model = _fresh(config)
-    return sum(parameter.numel() for parameter in model.parameters())
+        return _fresh(config)
+
+
+def find(name: Path, folder: Path) -> Path:
+    """The JSON file that ``name`` is the path of, or that has this name in ``folder``.
+
+    Raises:
+        PretrainError: there is neither.
+    """
+    for path in (folder / f"{name}.json", name):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(path.stem for path in folder.glob("*.json")))
+    raise PretrainError(f"--model {name}: no such file, and not one of {known}")
 
 
 def _fresh(config: PretrainedConfig) -> PreTrainedModel:

@@ -1,0 +1,43 @@
+"""Milliseconds between marks, on the CPU's clock or on the device's."""
+
+import time
+
+import torch
+import torch.distributed as dist
+
+
+class Stopwatch:
+    """Times the parts of one step; every rank starts together.
+
+    Args:
+        device: a CUDA device is timed with its own events, so that nothing waits for the host.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._marks: list[float | torch.cuda.Event] = []
+        dist.barrier()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        self.mark()
+
+    def mark(self) -> None:
+        """The end of one part and the beginning of the next."""
+        if self._device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._marks.append(event)
+        else:
+            self._marks.append(time.perf_counter())
+
+    def milliseconds(self) -> list[float]:
+        """From the start to each mark, on the slowest rank of all."""
+        start, *ends = self._marks
+        if isinstance(start, torch.cuda.Event):
+            torch.cuda.synchronize(self._device)
+            here = [start.elapsed_time(end) for end in ends if isinstance(end, torch.cuda.Event)]
+        else:
+            here = [1e3 * (end - start) for end in ends if isinstance(end, float)]
+        slowest = torch.tensor(here, dtype=torch.float64, device=self._device)
+        dist.all_reduce(slowest, dist.ReduceOp.MAX)
+        return slowest.tolist()

@@ -1,0 +1,89 @@
+"""What a step asks of every rank, and how evenly."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from gradopt_ds.ops import Oracle
+from gradopt_ds.sharding import ExchangeSettings, Layout, Plan, make_plan
+
+Row = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The matrices of one shape.
+
+    Attributes:
+        rows: of each.
+        columns: of each.
+        local: how many lie whole on one rank.
+        owner: how many are put together on one owner.
+        gram: how many stay cut and share their Gram matrix.
+    """
+
+    rows: int
+    columns: int
+    local: int
+    owner: int
+    gram: int
+
+
+def make_plans(layouts: Iterable[Layout], oracle: Oracle, settings: ExchangeSettings) -> list[Plan]:
+    """Plans of the slices of one step, which share the load as they do on an engine."""
+    plans: list[Plan] = []
+    load: list[int] | None = None
+    for layout in layouts:
+        plan = make_plan(layout, oracle, settings, load)
+        plans.append(plan)
+        load = [a + b for a, b in zip(load or [0] * layout.world_size, plan.flops, strict=True)]
+    return plans
+
+
+def per_rank(plans: Sequence[Plan], bytes_per_element: int) -> list[Row]:
+    """One row per rank.
+
+    Args:
+        plans: of one step.
+        bytes_per_element: of what travels.
+
+    Returns:
+        ``rank``; ``matrices`` that it applies the rule to, whole; ``flops`` of the oracle;
+        ``sent``: bytes of pieces and updates, without the all-reduces of Gram matrices; ``peak``:
+        most bytes of exchange and rule at a time, by the plan's bound.
+    """
+    owned = Counter(owner for plan in plans for owner in plan.owners)
+    return [
+        {
+            "rank": rank,
+            "matrices": owned[rank],
+            "flops": sum(plan.flops[rank] for plan in plans),
+            "sent": bytes_per_element * sum(plan.elements_sent(rank) for plan in plans),
+            "peak": max(plan.peak_bytes(rank) for plan in plans),
+        }
+        for rank in range(plans[0].layout.world_size)
+    ]
+
+
+def imbalance(rows: Sequence[Row]) -> float:
+    """The busiest rank's FLOPs over the mean; 1 is even."""
+    flops = [row["flops"] for row in rows]
+    return max(flops) * len(flops) / sum(flops)
+
+
+def by_shape(plans: Sequence[Plan]) -> list[Shape]:
+    """Which strategies the matrices of each shape got, largest first."""
+    counts = Counter(
+        (matrix.rows, matrix.columns, strategy)
+        for plan in plans
+        for matrix, strategy in zip(plan.layout.matrices, plan.strategies, strict=True)
+    )
+    shapes = sorted({key[:2] for key in counts}, key=lambda s: (-s[0] * s[1], s))
+    return [
+        Shape(*s, **{way: counts[(*s, way)] for way in ("local", "owner", "gram")}) for s in shapes
+    ]
+
+
+def all_to_alls(plans: Sequence[Plan]) -> int:
+    """All-to-alls per step: there and back for every round."""
+    return sum(2 * len(plan.rounds) for plan in plans)

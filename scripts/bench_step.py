@@ -1,0 +1,71 @@
+"""Times the optimizer step of real DeepSpeed engines and sets it beside DeepSpeed's own Muon."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from gradopt_ds.benchmark import launch, report
+from gradopt_ds.benchmark.settings import BenchSettings
+from gradopt_ds.pretrain import models
+from gradopt_ds.pretrain.command_line import add_settings, build
+from gradopt_ds.pretrain.errors import PretrainError
+
+MODELS = Path(__file__).resolve().parent.parent / "configs" / "models"
+WIDTH = 130
+EPILOG = """\
+what is measured:
+  A step is engine.backward and engine.step together, on the slowest rank, less the median
+  engine.backward of AdamW. DeepSpeed's Muon orthogonalises inside backward at stages 1 and 2, and
+  there reduces cut matrices to all ranks, so the two calls only make sense together; AdamW's
+  backward is what every optimizer needs anyway. Learning rates are 1e-20: no weight moves, and
+  every step of every optimizer sees the same gradients (the losses in the JSON are equal).
+  Engines live one at a time. Every round builds, warms up and times each of them, and begins with
+  another one. DeepSpeed's Muon competes with its faster ns_method, ours with its faster oracle,
+  both with 5 Newton-Schulz steps.
+  Bytes are what a rank sends from backward to the end of the step, by ring counting: an all-reduce
+  of N bytes sends 2N(W-1)/W, an all-gather or reduce-scatter of N in all N(W-1)/W, an all-to-all
+  what goes to others. Transient: the most bytes that the optimizer's own work allocates and still
+  holds, beside its state. Both are counted in a step that is not timed.
+  On CUDA devices the times are those of device events. Oracle GFLOP/s: the oracle's operations on
+  the busiest rank over the whole step, so a lower bound of its speed.
+
+examples:
+  python scripts/bench_step.py --model 130m --stage 3
+  python scripts/bench_step.py --model 60m --stage 2 --optimizers AdamW,DeepSpeedMuon,Muon
+"""
+
+
+def main() -> int:
+    """Run the benchmark; the exit status is 1 if a rank failed, 2 for wrong settings."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_settings(parser, BenchSettings)
+    told = vars(parser.parse_args())
+    console = Console()
+    try:
+        settings = build(BenchSettings, {**told, "model": models.find(told["model"], MODELS)})
+        with console.status("starting") as status:
+            found = report.rows(launch.launch(settings, status.update))
+    except PretrainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except launch.BenchError as error:
+        print(f"{error}\nerror: a rank failed", file=sys.stderr)
+        return 1
+    report.write(found, settings)
+    shown = report.table(found, settings)
+    # Matplotlib is the `plot` extra, and it is imported after the runs, whose cores it would take.
+    from gradopt_ds.benchmark import figure
+
+    figure.draw(found, str(shown.title), settings.output / "bench_step.png")
+    # Ten columns do not fit 80 characters, which is what a pipe or a file is taken for.
+    Console(width=max(WIDTH, console.width)).print(shown)
+    console.print(f"written: {settings.output}/bench_step.json, .csv, .md, .png", highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
