@@ -586,6 +586,7 @@ def main() -> None:
             failure = ""
         except Exception:
             failure = traceback.format_exc()
+            print(failure, flush=True)  # the other ranks may wait for this one for ever
         failures: list[str] = [""] * dist.get_world_size()
         dist.all_gather_object(failures, failure)
         results[test.__name__] = [text for text in failures if text]

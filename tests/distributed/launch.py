@@ -12,7 +12,7 @@ from typing import Any
 from gradopt_ds.integration.shared_memory import free_shared_memory
 
 ROOT = Path(__file__).parent.parent.parent
-TIMEOUT_SECONDS = 600
+TIMEOUT_SECONDS = 400
 
 
 def launch(module: str, world_size: int, *arguments: str) -> dict[str, Any]:
@@ -44,19 +44,25 @@ def launch(module: str, world_size: int, *arguments: str) -> dict[str, Any]:
                     stderr=subprocess.STDOUT,
                 )
             )
+        codes: list[int | None] = [None] * world_size
         try:
             codes = [process.wait(timeout=TIMEOUT_SECONDS) for process in processes]
+        except subprocess.TimeoutExpired:
+            codes = [process.poll() for process in processes]
         finally:
             for process in processes:
                 process.kill()
             free_shared_memory(port)
-        if any(codes):
+        if any(code != 0 for code in codes):
             logs = "\n".join(
                 f"--- rank {rank}, exit {code}\n"
                 + (Path(folder) / f"rank{rank}.log").read_text()[-6000:]
                 for rank, code in enumerate(codes)
             )
-            raise RuntimeError(f"{module} on {world_size} ranks failed\n{logs}")
+            raise RuntimeError(
+                f"{module} on {world_size} ranks failed, or took longer than {TIMEOUT_SECONDS} s"
+                f"\n{logs}"
+            )
         results: dict[str, Any] = json.loads(out.read_text())
         return results
 
