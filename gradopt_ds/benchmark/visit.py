@@ -8,6 +8,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
+from torch.utils._pytree import tree_leaves
 
 from gradopt_ds.benchmark.collectives import CollectiveCounter
 from gradopt_ds.benchmark.contenders import Contender
@@ -80,11 +81,7 @@ def visit(contender: Contender, settings: BenchSettings, count: bool) -> Visit:
         found.losses.append(loss)
     if count:
         found.counts.extend(_gathered(_counted(engine, tokens, settings.stage)))
-    engine.destroy()
-    del engine
-    # Engines hold themselves in cycles, and the next one needs the room.
-    gc.collect()
-    get_accelerator().empty_cache()
+    _release(engine)
     return found
 
 
@@ -137,6 +134,28 @@ def _counted(engine: Any, tokens: torch.Tensor, stage: int) -> Counts:
         peak=peak.most,
         flops=sum(one.plan.flops[one.rank] for one in exchanges),
     )
+
+
+def _release(engine: Any) -> None:
+    """Make room for the next engine. This one must not be used again.
+
+    At stage 3 an engine stays when nobody has it any more: autograd's hooks hold what they are
+    hooked to, where Python cannot see it. So its tensors are emptied.
+    """
+    optimizer, parameters = engine.optimizer, list(engine.module.parameters())
+    engine.destroy()
+    held = [
+        vars(optimizer),
+        *map(vars, getattr(optimizer, "ipg_buckets", {}).values()),
+        *map(vars, parameters),
+        *engine.basic_optimizer.state.values(),
+        parameters,
+    ]
+    for tensor in tree_leaves(held):
+        if isinstance(tensor, torch.Tensor):
+            tensor.untyped_storage().resize_(0)
+    gc.collect()
+    get_accelerator().empty_cache()
 
 
 def _gathered(counts: Counts) -> list[dict[str, Any]]:
