@@ -36,6 +36,8 @@ class SinkGD(MatrixOptimizer):
         iterations: L, how often rows and columns are normalised.
         weight_decay: decoupled weight decay lambda of the matrices.
         aux: settings of the auxiliary AdamW.
+        stochastic_rounding: round bfloat16 weights up or down at random, so that steps below their
+            resolution are not lost. Wider weights, as ZeRO's fp32 masters, do not need it.
 
     Raises:
         ValueError: a group does not say its rule.
@@ -51,9 +53,11 @@ class SinkGD(MatrixOptimizer):
         iterations: Annotated[int, Field(ge=1)] = 5,
         weight_decay: NonNegative = 0.0,
         aux: Aux = AuxAdamW(),  # noqa: B008  (immutable)
+        stochastic_rounding: bool = False,
     ) -> None:
         defaults = {"lr": lr, "alpha": alpha, "weight_decay": weight_decay}
-        super().__init__(params, defaults, AlternatingNorms(iterations=iterations), aux)
+        rule = AlternatingNorms(iterations=iterations)
+        super().__init__(params, defaults, rule, aux, stochastic_rounding)
 
     def _matrix_rule(
         self, matrices: Tensor, across: RowShards, group: Mapping[str, Any]

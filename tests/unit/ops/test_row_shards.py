@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -100,6 +100,8 @@ def tall_matrices(draw: st.DrawFn) -> tuple[Tensor, list[int]]:
 def test_shards_together_equal_the_whole(name: str, case: tuple[Tensor, list[int]]) -> None:
     """Polar factor and nuclear norm."""
     matrix, cuts = case
+    # Only NSDS tells rows from columns; from rows of a square matrix it takes the columns' side.
+    assume(name != "nsds" or matrix.shape[0] > matrix.shape[1])
     oracle = make_oracle(name)
     whole = oracle(matrix)
     found = on_shards(matrix, cuts, oracle)
