@@ -60,7 +60,7 @@ def table(traces: Sequence[Trace]) -> Table:
     shown = Table(title="after the last step")
     for column in ("problem", "optimizer", "steps"):
         shown.add_column(column)
-    for column in ("objective", "lowest", "residual", "seconds"):
+    for column in ("objective", "lowest", "residual", "CPU s"):
         shown.add_column(column, justify="right")
     for trace in traces:
         task, end = trace.task, trace.points[-1]

@@ -49,7 +49,13 @@ class Point:
 
 @dataclass(frozen=True)
 class Trace:
-    """A run that has ended."""
+    """A run that has ended.
+
+    Attributes:
+        task: which.
+        points: its trace.
+        seconds: processor time that it took.
+    """
 
     task: Task
     points: list[Point]
@@ -96,7 +102,7 @@ def run(task: Task, reports: Any) -> Trace:
         reports: a queue for (steps taken, name of the run).
     """
     torch.set_num_threads(1)
-    started = time.perf_counter()
+    started = time.process_time()
     problem = PROBLEMS[task.problem]()
     optimizer = CONTENDERS[task.problem][task.optimizer](problem.parameters)
     interval, factor = problem.decay
@@ -118,4 +124,4 @@ def run(task: Task, reports: Any) -> Trace:
         if step < task.steps:
             optimizer.step()
             schedule.step()
-    return Trace(task, points, time.perf_counter() - started)
+    return Trace(task, points, time.process_time() - started)
