@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import StepLR
 from gradopt_ds.matrix_problems.contenders import CONTENDERS
 from gradopt_ds.matrix_problems.problems import PROBLEMS
 
-TRACED = 200
+TRACED = 100
 """Points of a trace: their SVDs would otherwise take longer than the steps."""
 
 
