@@ -12,7 +12,7 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from gradopt_ds.oracle_bench import gradients, report
 from gradopt_ds.oracle_bench.candidates import candidates
-from gradopt_ds.oracle_bench.matrices import QUICK_SHAPES, SHAPES, SPECTRA, case, cases
+from gradopt_ds.oracle_bench.matrices import QUICK_SHAPES, SHAPES, SPECTRA, cases, gradient_case
 from gradopt_ds.oracle_bench.measure import Row, measure
 from gradopt_ds.oracle_bench.totals import totals
 from gradopt_ds.pretrain.errors import PretrainError
@@ -31,7 +31,8 @@ examples:
       small shapes, one round: does it work?
 
 how to read it: "direction" is the relative distance from the polar factor of a float64 SVD,
-"nuclear norm" the relative error of <G, U>, "time / NS-5" the median time over that of this
+of gradients on the directions that float32 resolves (above 1e-6 of the largest singular value);
+"nuclear norm" is the relative error of <G, U>, "time / NS-5" the median time over that of this
 library's 5 Newton-Schulz steps in the same run. Every candidate runs in turn, so a slow moment of
 the machine hits all alike; set OMP_NUM_THREADS to choose the cores.
 """
@@ -116,7 +117,7 @@ def main() -> int:
         for members in by_shape.values():
             # As the optimizers do: all matrices of one shape in one call.
             stacked = torch.stack([gradient for _, gradient in members])
-            one = case(f"{told.model.stem}, {len(members)} matrices", "gradient", stacked)
+            one = gradient_case(f"{told.model.stem}, {len(members)} matrices", stacked)
             label = f"gradients {tuple(stacked.shape)}"
             parts += measure(one, every, told.rounds, told.longest, device, follow(label))
         rows += parts

@@ -32,6 +32,7 @@ class Case:
         matrix: ``[..., m, n]`` in float32.
         truth: its polar factor in float64.
         nuclear: its nuclear norms ``[...]`` in float64.
+        resolved_only: whether errors count only where ``truth`` is not null.
     """
 
     shape: str
@@ -39,6 +40,12 @@ class Case:
     matrix: Tensor
     truth: Tensor
     nuclear: Tensor
+    resolved_only: bool = False
+
+
+RESOLVED = 1e-6
+"""Of the largest singular value of a gradient. What is below came from the rounding of the backward
+pass, and whether an oracle keeps or drops it is no error."""
 
 
 def cases(
@@ -56,6 +63,14 @@ def case(shape: str, spectrum: str, matrix: Tensor, rank: int | None = None) -> 
     u, sigma, vt = torch.linalg.svd(matrix.double(), full_matrices=False)
     truth = u[..., :rank] @ vt[..., :rank, :]
     return Case(shape, spectrum, matrix, truth, sigma[..., :rank].sum(-1))
+
+
+def gradient_case(shape: str, matrix: Tensor) -> Case:
+    """A captured gradient; the truth is null on directions that float32 does not resolve."""
+    u, sigma, vt = torch.linalg.svd(matrix.double(), full_matrices=False)
+    kept = sigma > RESOLVED * sigma[..., :1]
+    truth = (u * kept.unsqueeze(-2)) @ vt
+    return Case(shape, "gradient", matrix, truth, sigma.sum(-1), resolved_only=True)
 
 
 def matrix_with(spectrum: str, shape: tuple[int, ...], seed: int) -> tuple[Tensor, int]:

@@ -9,11 +9,18 @@ import torch
 
 from gradopt_ds.ops import make_oracle
 from gradopt_ds.oracle_bench.candidates import PEER, YARDSTICK, Candidate, candidates, torch_muon
-from gradopt_ds.oracle_bench.matrices import QUICK_SHAPES, SPECTRA, case, cases, matrix_with
+from gradopt_ds.oracle_bench.matrices import (
+    QUICK_SHAPES,
+    SPECTRA,
+    case,
+    cases,
+    gradient_case,
+    matrix_with,
+)
 from gradopt_ds.oracle_bench.measure import deviations, measure
 from gradopt_ds.oracle_bench.report import write
 from gradopt_ds.oracle_bench.totals import totals
-from tests.unit.ops.matrices import error, gaussian, polar
+from tests.unit.ops.matrices import error, gaussian, polar, with_singular_values
 
 CPU = torch.device("cpu")
 
@@ -48,6 +55,16 @@ def test_rank_deficient_errors_look_at_the_range() -> None:
     one = case("", "", g, rank=3)
     assert deviations(one.truth, one)[:2] == pytest.approx((0, 0), abs=1e-9)
     assert deviations(polar(g), one)[1] > 0.5  # null directions at full strength
+
+
+def test_a_gradient_s_noise_does_not_count() -> None:
+    """Directions below 1e-6 of the largest may come out as anything."""
+    sigma = torch.tensor([1.0, 0.3, 2e-6, 1e-8])
+    g = with_singular_values(sigma, 6)
+    one = gradient_case("", g)
+    assert error(one.truth, polar(g, rank=3)) < 1e-9
+    assert deviations(polar(g), one)[:2] == pytest.approx((0, 0), abs=1e-9)
+    assert deviations(polar(g, rank=2), one)[1] == pytest.approx(3**-0.5)
 
 
 def test_what_takes_too_long_is_left_out() -> None:
