@@ -43,6 +43,7 @@ setup(
         "transformers>=5.0",
         "datasets>=4.0",
         "tokenizers>=0.21",
+        "mpmath>=1.3",  # torch brings it along, by way of sympy
         "numpy>=1.26",
         "packaging>=23.0",
         "pydantic>=2.7",

@@ -13,6 +13,7 @@ from gradopt_ds.optim import (
     GradPower,
     Muon,
     PolarGrad,
+    SinkGD,
     assign_rules,
     matrix_param_groups,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "GradPower",
     "Muon",
     "PolarGrad",
+    "SinkGD",
     "assign_rules",
     "matrix_param_groups",
 ]

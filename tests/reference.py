@@ -39,6 +39,16 @@ def swan_direction(g: Array) -> Array:
     return white * (np.sqrt(g.size) / norm) if norm > 0 else white
 
 
+def sinkgd_direction(g: Array, iterations: int) -> Array:
+    """Rows to norm sqrt(n), then columns to norm sqrt(m), so many times; zeros stay."""
+    x = g.copy()
+    for _ in range(iterations):
+        for axis in (1, 0):
+            norms = np.sqrt((x**2).sum(axis=axis, keepdims=True) / x.shape[axis])
+            x = np.divide(x, norms, out=np.zeros_like(x), where=norms > 0)
+    return x
+
+
 @dataclass
 class Rule:
     """One optimizer's settings, under the names that the JSON uses."""
@@ -53,6 +63,7 @@ class Rule:
     scale: str = "nuclear"
     nuclear_exponent: float = 1.0
     alpha: float = 0.05
+    iterations: int = 5
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
 
@@ -78,11 +89,19 @@ class Reference:
         g = np.sign(gradient) * np.abs(np.float64(gradient)) ** rule.power
         self.steps += 1
         self.weight *= 1 - rule.lr * rule.weight_decay
-        update = {"SWAN": self._swan, "PolarGrad": self._polar_grad, "AdamW": self._adamw}
+        update = {
+            "SWAN": self._swan,
+            "SinkGD": self._sinkgd,
+            "PolarGrad": self._polar_grad,
+            "AdamW": self._adamw,
+        }
         self.weight -= rule.lr * update[rule.algorithm](g)
 
     def _swan(self, g: Array) -> Array:
         return self.rule.alpha * swan_direction(g)
+
+    def _sinkgd(self, g: Array) -> Array:
+        return self.rule.alpha * sinkgd_direction(g, self.rule.iterations)
 
     def _polar_grad(self, g: Array) -> Array:
         rule, beta = self.rule, self.rule.momentum

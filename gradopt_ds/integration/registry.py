@@ -10,7 +10,15 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from gradopt_ds.optim import SWAN, GradPower, MatrixOptimizer, Muon, PolarGrad, matrix_param_groups
+from gradopt_ds.optim import (
+    SWAN,
+    GradPower,
+    MatrixOptimizer,
+    Muon,
+    PolarGrad,
+    SinkGD,
+    matrix_param_groups,
+)
 from gradopt_ds.optim.settings import AuxAdamW, Positive
 from gradopt_ds.sharding import ExchangeSettings
 
@@ -30,6 +38,7 @@ class Entry:
 OPTIMIZERS = {
     "SWAN": Entry(SWAN),
     "SWANPower": Entry(SWAN, POWER),
+    "SinkGD": Entry(SinkGD),
     "PolarGrad": Entry(PolarGrad),
     "PolarGradPower": Entry(PolarGrad, POWER),
     "MuonPower": Entry(Muon, POWER),
@@ -50,6 +59,7 @@ ELEMENTWISE = {
 BASES = {
     **{name: Entry(cls) for name, cls in ELEMENTWISE.items()},
     "SWAN": Entry(SWAN),
+    "SinkGD": Entry(SinkGD),
     "PolarGrad": Entry(PolarGrad),
     "Muon": Entry(Muon),
 }

@@ -26,6 +26,10 @@ class NewtonSchulz(Oracle):
     coefficients trade accuracy for a steep start: singular values end in about [0.68, 1.13]
     instead of at 1, and stay there however many steps follow.
 
+    With c = 0 a step is the cubic :math:`X \leftarrow aX + bXX^\top X` and costs no product of
+    the Gram matrix with itself: (1.5, -0.5, 0) is the classical iteration, which converges, and
+    (3 beta, -beta, 0) is SWAN's, in the form that does not couple two matrices.
+
     Attributes:
         steps: number of iterations.
         coefficients: (a, b, c).
@@ -48,7 +52,8 @@ class NewtonSchulz(Oracle):
         return apply_quintics(x, [self.coefficients] * self.steps, across)
 
     def _flops(self, m: int, n: int) -> int:
-        return self.steps * quintic_flops(m, n)
+        per_step = quintic_flops(m, n) if self.coefficients[2] else 4 * m * m * n
+        return self.steps * per_step
 
 
 def apply_quintics(x: Tensor, quintics: Iterable[Quintic], across: RowShards) -> Tensor:
@@ -64,7 +69,7 @@ def apply_quintics(x: Tensor, quintics: Iterable[Quintic], across: RowShards) ->
     """
     for a, b, c in quintics:
         r = gram(x, across)
-        x = a * x + (b * r + c * (r @ r)) @ x
+        x = a * x + (b * r + c * (r @ r) if c else b * r) @ x
     return x
 
 

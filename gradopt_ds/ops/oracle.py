@@ -38,6 +38,8 @@ class Oracle(ABC):
     dtypes: ClassVar[tuple[torch.dtype, ...]] = tuple(DTYPES.values())
     row_shards: ClassVar[bool] = True
     """Whether it sees the rows of a tall matrix through their Gram matrix alone."""
+    sees_wide: ClassVar[bool] = True
+    """Whether it is given tall matrices transposed; for rules that are blind to the difference."""
 
     dtype: torch.dtype | None = None
 
@@ -57,8 +59,9 @@ class Oracle(ABC):
 
         Returns:
             A new, contiguous ``[..., m, n]`` in float32 (float64 for float64). Zero matrices give
-            zeros. A matrix with an entry that is not finite gives NaN in its place and never an
-            exception: one rank would stop, and the others would wait for it.
+            zeros. A matrix with an entry that is not finite gives NaN in its place, a batch for
+            which LAPACK fails gives NaN throughout, and neither gives an exception: one rank
+            would stop, and the others would wait for it.
 
         Raises:
             ValueError: ``g`` has fewer than two dimensions or no floating dtype; rows are
@@ -77,13 +80,17 @@ class Oracle(ABC):
         if g.numel() == 0:
             return g.to(result, copy=True)
         compute = self._compute_dtype(g)
-        tall = across is not WHOLE or g.shape[-2] > g.shape[-1]
+        tall = self.sees_wide and (across is not WHOLE or g.shape[-2] > g.shape[-1])
         x = (g.mT if tall else g).to(torch.promote_types(result, compute))
         bad = ~x.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
         poisoned = across.max(bad.to(x.dtype)).bool()
         # By the largest entry first: the squares in the Frobenius norm could over- or underflow.
         x = unit(unit(x.masked_fill(poisoned, 0), math.inf, MATRIX, across), 2, MATRIX, across)
-        u = self._iterate(x.to(compute), torch.finfo(result).eps, across).to(result)
+        try:
+            u = self._iterate(x.to(compute), torch.finfo(result).eps, across).to(result)
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            # Row shards decompose the same Gram matrix, so they all fail together.
+            return g.new_full(g.shape, math.nan, dtype=result)
         return (u.mT if tall else u).masked_fill(poisoned, math.nan).contiguous()
 
     def flops(self, m: int, n: int) -> int:

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from gradopt_ds.ops.newton_schulz import Quintic, apply_quintics, quintic_flops
-from gradopt_ds.ops.oracle import Oracle, is_count, require
+from gradopt_ds.ops.oracle import Oracle, is_count, is_real, require
 from gradopt_ds.ops.row_shards import RowShards
 
 OPTIMAL: tuple[Quintic, ...] = (
@@ -24,11 +24,8 @@ OPTIMAL: tuple[Quintic, ...] = (
 LIMIT: Quintic = (1.875, -1.25, 0.375)
 """What the optimal coefficients converge to; it leaves 1 where it is, to third order."""
 
-SAFETY = 1.01
-"""Rounding lifts singular values above 1, where the optimal quintics grow fast. Each of them is
-therefore stretched to [0, 1.01]; the limit is flat there and is left alone."""
-
-DAMPED = [(a / SAFETY, b / SAFETY**3, c / SAFETY**5) for a, b, c in OPTIMAL]
+START = 1.01
+"""The first division exceeds the norm by this much, against rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,19 +42,30 @@ class PolarExpress(Oracle):
 
     Attributes:
         steps: number of iterations; after the seventh the coefficients stay the same.
+        safety: rounding lifts singular values above 1, where the optimal quintics grow fast. Each
+            of them is therefore stretched to [0, safety]; the limit is flat there and is left
+            alone.
     """
 
     name: ClassVar[str] = "polar_express"
 
     steps: int = 5
+    safety: float = 1.01
 
     def __post_init__(self) -> None:
         """Check the settings."""
         super().__post_init__()
         require(is_count(self.steps), "steps", "an integer >= 1", self.steps)
+        valid = is_real(self.safety) and 1 <= self.safety <= 2
+        require(valid, "safety", "a number between 1 and 2", self.safety)
 
     def _iterate(self, x: Tensor, eps: float, across: RowShards) -> Tensor:
-        return apply_quintics(x / SAFETY, islice(chain(DAMPED, repeat(LIMIT)), self.steps), across)
+        return apply_quintics(x / START, self._quintics(), across)
+
+    def _quintics(self) -> list[Quintic]:
+        s = self.safety
+        damped = ((a / s, b / s**3, c / s**5) for a, b, c in OPTIMAL)
+        return list(islice(chain(damped, repeat(LIMIT)), self.steps))
 
     def _flops(self, m: int, n: int) -> int:
         return self.steps * quintic_flops(m, n)

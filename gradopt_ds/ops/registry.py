@@ -4,17 +4,34 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from gradopt_ds.ops.adaptive import Adaptive
 from gradopt_ds.ops.coupled_newton_schulz import CoupledNewtonSchulz
 from gradopt_ds.ops.exact import SVD, Eigh
 from gradopt_ds.ops.gram_newton_schulz import GramNewtonSchulz
+from gradopt_ds.ops.gram_polar_express import GramPolarExpress
 from gradopt_ds.ops.newton_schulz import NewtonSchulz
+from gradopt_ds.ops.nsds import NSDS
 from gradopt_ds.ops.oracle import Oracle, require
 from gradopt_ds.ops.polar_express import PolarExpress
 from gradopt_ds.ops.precision import DTYPES
+from gradopt_ds.ops.qdwh import QDWH
+from gradopt_ds.ops.zolo_pd import ZoloPD
 
 ORACLES: dict[str, type[Oracle]] = {
     oracle.name: oracle
-    for oracle in (SVD, Eigh, NewtonSchulz, PolarExpress, GramNewtonSchulz, CoupledNewtonSchulz)
+    for oracle in (
+        SVD,
+        Eigh,
+        Adaptive,
+        QDWH,
+        ZoloPD,
+        NewtonSchulz,
+        GramNewtonSchulz,
+        PolarExpress,
+        GramPolarExpress,
+        CoupledNewtonSchulz,
+        NSDS,
+    )
 }
 
 

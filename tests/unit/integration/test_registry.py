@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.optim import AdamW
 
-from gradopt_ds import SWAN, GradPower, Muon, PolarGrad
+from gradopt_ds import SWAN, GradPower, Muon, PolarGrad, SinkGD
 from gradopt_ds.integration.registry import build_optimizer, canonical_name, exchange_settings
 from gradopt_ds.sharding import ExchangeSettings
 from tests.distributed.model import build_model
@@ -47,6 +47,22 @@ def test_documented_defaults() -> None:
     assert isinstance(swan, SWAN) and isinstance(written, SWAN)
     assert swan.oracle == written.oracle
     assert _settings(swan) == _settings(written)
+
+    sinkgd = build("SinkGD")
+    written = build(
+        "SinkGD",
+        {
+            "lr": 0.02,
+            "alpha": 0.05,
+            "iterations": 5,
+            "weight_decay": 0.0,
+            "power": 1.0,
+            "aux": {"lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0},
+        },
+    )
+    assert isinstance(sinkgd, SinkGD) and isinstance(written, SinkGD)
+    assert sinkgd.oracle == written.oracle
+    assert _settings(sinkgd) == _settings(written)
 
     polar = build("PolarGrad")
     written = build(
@@ -94,7 +110,13 @@ def test_power_aliases(name: str, base: type) -> None:
 
 def test_grad_power_of_anything() -> None:
     """Ours, DeepSpeed's-named Muon, and torch's optimizers, in any case."""
-    for name, base in [("SWAN", SWAN), ("muon", Muon), ("adamw", AdamW), ("SGD", torch.optim.SGD)]:
+    for name, base in [
+        ("SWAN", SWAN),
+        ("sinkgd", SinkGD),
+        ("muon", Muon),
+        ("adamw", AdamW),
+        ("SGD", torch.optim.SGD),
+    ]:
         spec = {"power": 0.9, "base": {"type": name, "params": {"lr": 0.02}}}
         optimizer = build("GradPower", spec)
         assert type(base_of(optimizer)) is base
@@ -149,6 +171,8 @@ def test_names() -> None:
         ("SWAN", {"aux": {"betas": ["0.9", 0.99]}}, "aux.betas"),
         ("SWAN", {"include": ["nothing*"]}, "matches no parameter"),
         ("SWAN", {"include": "lm_head.weight"}, "include: .*list"),
+        ("SinkGD", {"oracle": "svd"}, "unknown key 'oracle'; valid: alpha, aux"),
+        ("SinkGD", {"iterations": 0}, "greater than or equal to 1"),
         ("PolarGrad", {"scale": "nuklear"}, "'nuclear', 'none', 'spectral' or 'rms'"),
         ("PolarGrad", {"nesterov": 1}, "valid boolean"),
         ("AdamPower", {"momentum": 0.9}, "unknown key 'momentum'; valid: betas, eps, lr, power"),

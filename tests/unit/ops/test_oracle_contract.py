@@ -20,14 +20,18 @@ from tests.unit.ops.matrices import (
     with_singular_values,
 )
 
-EXACT = ["svd", "eigh"]
-ITERATIONS = [name for name in ORACLES if name not in EXACT]
+EXACT = ["svd", "eigh", "adaptive"]
+FULL_RANK = ["qdwh", "zolo_pd"]
+ITERATIONS = [name for name in ORACLES if name not in EXACT + FULL_RANK]
+NOT_POLAR = ["nsds"]
+POLAR = [name for name in ORACLES if name not in NOT_POLAR]
 every_oracle = pytest.mark.parametrize("oracle", list(ORACLES))
 
 
 def fp32(name: str) -> Oracle:
     """The oracle, independent of whether this machine's CPU has native bfloat16."""
-    return make_oracle({"type": name} if name in EXACT else {"type": name, "dtype": "float32"})
+    alone = name in EXACT or torch.float32 not in ORACLES[name].dtypes
+    return make_oracle({"type": name} if alone else {"type": name, "dtype": "float32"})
 
 
 @every_oracle
@@ -135,7 +139,7 @@ def test_scale_invariance(oracle: str, m: int, n: int, exponent: float) -> None:
     assert error(make_oracle(oracle)(g * 10**exponent), make_oracle(oracle)(g)) < 1e-6
 
 
-@every_oracle
+@pytest.mark.parametrize("oracle", POLAR)
 @settings(max_examples=15, deadline=None)
 @given(m=st.integers(1, 12), n=st.integers(1, 12), seed=st.integers(0, 99))
 def test_orthogonal_equivariance(oracle: str, m: int, n: int, seed: int) -> None:
@@ -154,7 +158,7 @@ def test_transposition(oracle: str, shape: tuple[int, int]) -> None:
     assert torch.equal(fp32(oracle)(g.mT), fp32(oracle)(g).mT)
 
 
-@every_oracle
+@pytest.mark.parametrize("oracle", [name for name in POLAR if name not in FULL_RANK])
 @pytest.mark.parametrize("shape", [(16, 16), (16, 40), (40, 16)])
 def test_rank_deficient(oracle: str, shape: tuple[int, int]) -> None:
     """Few tokens, idle experts: rounding noise in null directions does not come to life."""
@@ -164,10 +168,25 @@ def test_rank_deficient(oracle: str, shape: tuple[int, int]) -> None:
     left, right = truth @ truth.mT, truth.mT @ truth
     assert (u - left @ u @ right).norm() < 5e-3  # 3 is the rank, so sqrt(3) the norm of U
     if oracle in EXACT:
-        assert error(u, truth) < 1e-5
+        # Noise of so small a matrix comes within a factor of 2 of the adaptive oracle's cutoff.
+        assert error(u, truth) < (3e-4 if oracle == "adaptive" else 1e-5)
 
 
-@pytest.mark.parametrize("oracle", ["newton_schulz", "polar_express", "gram_newton_schulz"])
+@pytest.mark.parametrize("oracle", FULL_RANK)
+@pytest.mark.parametrize("shape", [(16, 40), (40, 16)])
+def test_rank_deficient_input_of_those_not_made_for_it(oracle: str, shape: tuple[int, int]) -> None:
+    """Noise comes to life, at most at full strength; the true directions are right."""
+    g = gaussian(shape[0], 3, seed=1) @ gaussian(3, shape[1], seed=2)
+    u = fp32(oracle)(g).double()
+    truth = polar(g, rank=3)
+    assert error(truth @ truth.mT @ u, truth) < 1e-4
+    assert torch.linalg.matrix_norm(u, 2) < 1 + 1e-4
+
+
+HALF = ["newton_schulz", "polar_express", "gram_newton_schulz", "gram_polar_express", "nsds"]
+
+
+@pytest.mark.parametrize("oracle", HALF)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("shape", [(32, 32), (24, 96), (96, 24)])
 def test_half_precision(oracle: str, dtype: str, shape: tuple[int, int]) -> None:
@@ -212,7 +231,19 @@ def test_flops_order_matrices_by_cost(oracle: str) -> None:
     """A planner balances by it: symmetric in m and n, cubic in size."""
     flops = make_oracle(oracle).flops
     assert flops(64, 256) == flops(256, 64) > 0
-    assert flops(128, 512) == 8 * flops(64, 256)
+    assert flops(128, 512) == pytest.approx(8 * flops(64, 256), rel=1e-5)
+    assert flops(128, 512) > flops(128, 256)
+
+
+@every_oracle
+def test_a_failing_decomposition_gives_nan(oracle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LAPACK may fail to converge; the rank must go on to the next collective."""
+
+    def fail(*_: object) -> None:
+        raise torch.linalg.LinAlgError("did not converge")
+
+    monkeypatch.setattr(ORACLES[oracle], "_iterate", fail)
+    assert make_oracle(oracle)(gaussian(2, 4, 6)).isnan().all()
 
 
 @every_oracle

@@ -7,6 +7,7 @@ import torch
 
 from gradopt_ds.ops import (
     ORACLES,
+    QDWH,
     SVD,
     CoupledNewtonSchulz,
     GramNewtonSchulz,
@@ -27,6 +28,11 @@ def test_names() -> None:
     assert set(ORACLES) == {
         "svd",
         "eigh",
+        "adaptive",
+        "qdwh",
+        "zolo_pd",
+        "nsds",
+        "gram_polar_express",
         "newton_schulz",
         "polar_express",
         "gram_newton_schulz",
@@ -43,6 +49,9 @@ def test_options_from_json() -> None:
     assert gram == GramNewtonSchulz(restarts=(2, 5), steps=9)
     quintic = make_oracle({"type": "newton_schulz", "coefficients": [2, -1.5, 0.5]})
     assert quintic == NewtonSchulz(coefficients=(2, -1.5, 0.5))
+    damped = make_oracle({"type": "polar_express", "safety": 1.05})
+    assert damped == PolarExpress(safety=1.05)
+    assert make_oracle({"type": "qdwh", "lower_bound": 1e-3}) == QDWH(lower_bound=1e-3)
     assert make_oracle({"type": "coupled_newton_schulz", "beta": 0.5}) == CoupledNewtonSchulz(
         beta=0.5
     )
@@ -74,7 +83,7 @@ def test_unknown_options_list_the_valid_ones(name: str) -> None:
     with pytest.raises(ValueError, match="'stepz'") as error:
         make_oracle({"type": name, "stepz": 5})
     assert "'dtype'" in str(error.value)
-    assert ("'steps'" in str(error.value)) == (name not in ("svd", "eigh"))
+    assert ("'steps'" in str(error.value)) == (name not in ("svd", "eigh", "adaptive"))
 
 
 @pytest.mark.parametrize(
@@ -91,6 +100,15 @@ def test_unknown_options_list_the_valid_ones(name: str) -> None:
         ({"type": "gram_newton_schulz", "restarts": [0]}, "restarts must be .* >= 1"),
         ({"type": "gram_newton_schulz", "restarts": [3, 2]}, "increasing"),
         ({"type": "gram_newton_schulz", "restarts": 2}, "increasing .* got 2"),
+        ({"type": "gram_polar_express", "restarts": [2, 2]}, "increasing"),
+        ({"type": "polar_express", "safety": 0.9}, "safety must be .*1 and 2, got 0.9"),
+        ({"type": "qdwh", "lower_bound": 0}, "lower_bound must be .* got 0"),
+        ({"type": "qdwh", "steps": 0}, "None or an integer >= 1, got 0"),
+        ({"type": "qdwh", "dtype": "bfloat16"}, "float64, float32, got"),
+        ({"type": "zolo_pd", "degree": 17}, "1 to 16, got 17"),
+        ({"type": "zolo_pd", "dtype": "float32"}, "None or one of float64, got"),
+        ({"type": "adaptive", "dtype": "float32"}, "None or one of float64, got"),
+        ({"type": "nsds", "beta": 0.2}, "between 1/3 and 0.866, got 0.2"),
         ({"type": "coupled_newton_schulz", "beta": 1.0}, "between 1/3 and 0.866, got 1.0"),
         ({"type": "coupled_newton_schulz", "beta": 0.3}, "between 1/3 and 0.866, got 0.3"),
         ({"type": "coupled_newton_schulz", "beta": "0.8"}, "beta must be .* got '0.8'"),

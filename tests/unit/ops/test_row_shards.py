@@ -5,14 +5,30 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gradopt_ds.ops import SVD, grad_norm, make_oracle, nuclear_norm, swan_direction
+from gradopt_ds.ops import (
+    SVD,
+    AlternatingNorms,
+    grad_norm,
+    make_oracle,
+    nuclear_norm,
+    swan_direction,
+)
 from gradopt_ds.ops.row_shards import RowShards
 
-ORACLES = ["eigh", "newton_schulz", "polar_express", "gram_newton_schulz", "coupled_newton_schulz"]
+ORACLES = [
+    "eigh",
+    "adaptive",
+    "newton_schulz",
+    "polar_express",
+    "gram_newton_schulz",
+    "gram_polar_express",
+    "coupled_newton_schulz",
+    "nsds",
+]
 
 
 class Threads:
@@ -84,6 +100,8 @@ def tall_matrices(draw: st.DrawFn) -> tuple[Tensor, list[int]]:
 def test_shards_together_equal_the_whole(name: str, case: tuple[Tensor, list[int]]) -> None:
     """Polar factor and nuclear norm."""
     matrix, cuts = case
+    # Only NSDS tells rows from columns; from rows of a square matrix it takes the columns' side.
+    assume(name != "nsds" or matrix.shape[0] > matrix.shape[1])
     oracle = make_oracle(name)
     whole = oracle(matrix)
     found = on_shards(matrix, cuts, oracle)
@@ -100,6 +118,25 @@ def test_swan_on_shards_equals_the_whole(case: tuple[Tensor, list[int]]) -> None
     oracle = make_oracle("eigh")
     white = on_shards(matrix, cuts, lambda x, across: swan_direction(x, oracle, across))
     torch.testing.assert_close(white, swan_direction(matrix, oracle), rtol=1e-6, atol=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(case=tall_matrices(), transposed=st.booleans())
+def test_alternating_norms_on_shards(case: tuple[Tensor, list[int]], transposed: bool) -> None:
+    """Rows of a matrix of any shape: only the column norms are sums over ranks."""
+    matrix, cuts = case
+    if transposed:
+        matrix = matrix.mT.contiguous()
+        cuts = [cut for cut in cuts if cut <= matrix.shape[0]]
+    rule = AlternatingNorms()
+    torch.testing.assert_close(on_shards(matrix, cuts, rule), rule(matrix), rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["qdwh", "zolo_pd"])
+def test_qr_of_all_rows_is_refused(name: str) -> None:
+    """Their QR steps need every row."""
+    with pytest.raises(ValueError, match=f"{name} needs all rows"):
+        make_oracle(name)(torch.randn(4, 2), Threads(1, 4))
 
 
 def test_a_nan_reaches_every_shard() -> None:

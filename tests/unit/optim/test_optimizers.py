@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from gradopt_ds import SWAN, GradPower, Muon, PolarGrad, matrix_param_groups
+from gradopt_ds import SWAN, GradPower, Muon, PolarGrad, SinkGD, matrix_param_groups
 from tests.distributed.model import MATRICES, TinyLM, build_model, micro_batch
 from tests.reference import Reference, Rule
 
@@ -30,9 +30,19 @@ def polar(model: nn.Module, **settings: Any) -> PolarGrad:
     return PolarGrad(matrix_param_groups(model), **{"oracle": "svd", "aux": AUX, **settings})
 
 
+def sinkgd(model: nn.Module, **settings: Any) -> SinkGD:
+    """SinkGD, whose rule is exact."""
+    return SinkGD(matrix_param_groups(model), **{"aux": AUX, **settings})
+
+
 POLAR = {"lr": 0.5, "momentum": 0.8}
 VARIANTS: list[tuple[Build, Rule]] = [
     (lambda m: swan(m, lr=0.5, alpha=0.1, weight_decay=0.2), Rule("SWAN", 0.5, 1, 0.2, alpha=0.1)),
+    (
+        lambda m: sinkgd(m, lr=0.5, alpha=0.1, weight_decay=0.2),
+        Rule("SinkGD", 0.5, 1, 0.2, alpha=0.1),
+    ),
+    (lambda m: sinkgd(m, lr=0.5, iterations=2), Rule("SinkGD", 0.5, iterations=2)),
     (lambda m: polar(m, **POLAR), Rule("PolarGrad", **POLAR)),
     (lambda m: polar(m, **POLAR, nesterov=True), Rule("PolarGrad", **POLAR, nesterov=True)),
     (
@@ -125,10 +135,11 @@ def test_auxiliary_adamw_is_torchs() -> None:
             torch.testing.assert_close(mine, peer, rtol=1e-6, atol=0)
 
 
-def test_swan_keeps_no_state_for_matrices() -> None:
+@pytest.mark.parametrize("build", [swan, sinkgd])
+def test_no_state_for_matrices(build: Any) -> None:
     """The memory claim: no tensor at all."""
     model = build_model()
-    optimizer = swan(model)
+    optimizer = build(model)
     gradients(model, 0)
     optimizer.step()
     stateful = {n for n, p in model.named_parameters() if optimizer.state.get(p)}
@@ -164,7 +175,7 @@ def test_grad_power_of_torch_optimizers(base: type[Optimizer]) -> None:
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-@pytest.mark.parametrize("build", [swan, polar])
+@pytest.mark.parametrize("build", [swan, sinkgd, polar])
 def test_resume_equals_an_unbroken_run(build: Any, wrapped: bool) -> None:
     """state_dict and load_state_dict carry everything."""
 
@@ -246,7 +257,14 @@ def test_bad_settings_are_refused(settings: dict[str, Any]) -> None:
         PolarGrad(matrix_param_groups(build_model()), **settings)
 
 
-@pytest.mark.parametrize("optimizer", [SWAN, PolarGrad, Muon])
+@pytest.mark.parametrize("settings", [{"iterations": 0}, {"iterations": 2.0}, {"oracle": "svd"}])
+def test_bad_settings_of_sinkgd_are_refused(settings: dict[str, Any]) -> None:
+    """It has a number of iterations and no oracle."""
+    with pytest.raises((ValueError, ValidationError)):
+        SinkGD(matrix_param_groups(build_model()), **settings)
+
+
+@pytest.mark.parametrize("optimizer", [SWAN, SinkGD, PolarGrad, Muon])
 def test_bare_parameters_are_refused(optimizer: Any) -> None:
     """Without the model nobody knows which tensors are embeddings."""
     with pytest.raises(ValueError, match="matrix_param_groups"):
@@ -261,7 +279,7 @@ def test_a_flat_slice_without_a_layout_is_refused() -> None:
         SWAN([{"params": [flat], "rule": "matrix"}]).step()
 
 
-@pytest.mark.parametrize("build", [swan, polar])
+@pytest.mark.parametrize("build", [swan, sinkgd, polar])
 @pytest.mark.parametrize("scale", [0.0, 1e-12, 1e12])
 def test_extreme_gradients(build: Any, scale: float) -> None:
     """Zero gradients do not move matrices; tiny and huge ones move them by finite steps."""
@@ -274,5 +292,5 @@ def test_extreme_gradients(build: Any, scale: float) -> None:
     build(model, lr=1e-3).step()
     for name, param in model.named_parameters():
         assert param.isfinite().all()
-        if name in MATRICES and (scale == 0.0 or build is swan):
+        if name in MATRICES and (scale == 0.0 or build is not polar):
             assert torch.equal(param, before[name]) == (scale == 0.0)

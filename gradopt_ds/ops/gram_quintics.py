@@ -1,0 +1,76 @@
+"""Quintic steps on the small Gram matrix, shared by the Gram forms of the iterations."""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from gradopt_ds.ops.newton_schulz import Quintic
+from gradopt_ds.ops.oracle import gram, is_count, require
+from gradopt_ds.ops.row_shards import RowShards
+
+
+def apply_gram_quintics(
+    x: Tensor, quintics: Sequence[Quintic], restarts: Sequence[int], across: RowShards
+) -> Tensor:
+    r"""Apply polynomials to the singular values by way of the ``m x m`` Gram matrix.
+
+    .. math::
+        R = XX^\top,\ Q = I; \qquad F = aI + bR + cR^2,\quad Q \leftarrow QF,\quad
+        R \leftarrow FRF; \qquad X \leftarrow QX
+
+    In exact arithmetic what :func:`gradopt_ds.ops.newton_schulz.apply_quintics` gives, with two
+    products of size n per run of steps instead of two per step. Rounding errors in the null
+    directions of R grow from step to step, so R is made anew from X after each restart.
+
+    Source: Dao-AILab, gram-newton-schulz (2025).
+
+    Args:
+        x: wide matrices ``[..., m, n]``, m <= n.
+        quintics: the coefficients of each step.
+        restarts: numbers of steps after which R is made anew.
+        across: where the columns of ``x`` are.
+
+    Returns:
+        ``[..., m, n]`` in the dtype of ``x``.
+    """
+    done = 0
+    for steps in _runs(len(quintics), restarts):
+        x = _accumulated(gram(x, across), quintics[done : done + steps]) @ x
+        done += steps
+    return x
+
+
+def gram_quintics_flops(m: int, n: int, steps: int, restarts: Sequence[int]) -> int:
+    """Floating-point operations of :func:`apply_gram_quintics` on one ``m x n`` matrix."""
+    return sum(4 * m * m * n + (4 * run - 3) * 2 * m**3 for run in _runs(steps, restarts))
+
+
+def check_restarts(restarts: object) -> None:
+    """Refuse restarts that are no increasing integers.
+
+    Raises:
+        ValueError: names the range and the value.
+    """
+    counts = isinstance(restarts, tuple) and all(map(is_count, restarts))
+    valid = isinstance(restarts, tuple) and counts and all(a < b for a, b in pairwise(restarts))
+    require(valid, "restarts", "increasing integers >= 1", restarts)
+
+
+def _accumulated(r: Tensor, quintics: Sequence[Quintic]) -> Tensor:
+    """The matrix Q by which the quintics multiply a matrix with Gram matrix ``r``."""
+    identity = torch.eye(r.shape[-1], dtype=r.dtype, device=r.device)
+    (a, b, c), *others = quintics
+    q = factor = a * identity + b * r + c * (r @ r)
+    for a, b, c in others:
+        r = factor @ r @ factor
+        factor = a * identity + b * r + c * (r @ r)
+        q = q @ factor
+    return q
+
+
+def _runs(steps: int, restarts: Sequence[int]) -> Iterator[int]:
+    """Numbers of steps between restarts."""
+    bounds = [0, *(r for r in restarts if r < steps), steps]
+    return (after - before for before, after in pairwise(bounds))

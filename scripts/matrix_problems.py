@@ -1,0 +1,78 @@
+"""Solves three matrix problems with PolarGrad, Muon, Adam and each problem's own baseline."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from gradopt_ds.matrix_problems import report
+from gradopt_ds.matrix_problems.problems import PROBLEMS
+from gradopt_ds.matrix_problems.run import run_all, tasks
+
+EXAMPLES = """\
+examples:
+  python scripts/matrix_problems.py
+      all three problems, every optimizer, constant and decayed steps
+  python scripts/matrix_problems.py --problem completion
+      the smallest of them: seconds
+  python scripts/matrix_problems.py --problem quadratic --steps 200
+      fewer steps, to look at the beginning
+
+what to look for: with constant steps PolarGrad goes on to converge, because its step shrinks with
+the nuclear norm of the gradient; Muon's step has one size and stops at a plateau of that height
+until its learning rate is decayed.
+"""
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--problem", nargs="+", choices=PROBLEMS, default=list(PROBLEMS), metavar="PROBLEM",
+        help=f"out of {', '.join(PROBLEMS)} (default: all)",
+    )  # fmt: skip
+    own = ", ".join(f"{name} {one.steps}" for name, one in PROBLEMS.items())
+    parser.add_argument("--steps", type=int, metavar="N", help=f"of each run (default: {own})")
+    parser.add_argument(
+        "--processes", type=int, default=os.cpu_count() or 1, metavar="N",
+        help="runs at a time, one thread each (default: as many as cores)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/matrix_problems"),
+        help="folder (default: runs/matrix_problems)",
+    )  # fmt: skip
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Runs the problems."""
+    told = arguments()
+    wanted = tasks(told.problem, told.steps)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console()
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("starting", total=sum(task.steps for task in wanted))
+        traces = run_all(
+            wanted,
+            told.processes,
+            lambda steps, name: progress.update(bar, advance=steps, description=name),
+        )
+    report.write(traces, told.output)
+    console.print(report.table(traces))
+    console.print(f"written: {told.output}/matrix_problems.csv, .json and a .png a problem")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
