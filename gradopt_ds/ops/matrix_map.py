@@ -78,7 +78,10 @@ def map_equal_shapes(
         per_batch = max(1, BATCH_ELEMENTS // max(1, shape.numel()))
         for first in range(0, len(indices), per_batch):
             batch = indices[first : first + per_batch]
-            directions, scales = rule(torch.stack([matrices[i] for i in batch]), WHOLE)
+            members = [matrices[i] for i in batch]
+            # One matrix, the largest as a rule, need not be copied to become a batch.
+            stacked = torch.stack(members) if len(members) > 1 else members[0][None]
+            directions, scales = rule(stacked, WHOLE)
             yield from zip(batch, directions, scales, strict=True)
 
 

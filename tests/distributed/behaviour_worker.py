@@ -20,7 +20,15 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 from torch import Tensor, nn
 
 from gradopt_ds import SWAN, GradPower, PolarGrad, matrix_param_groups
-from gradopt_ds.ops import WHOLE, Eigh, RowShards, nuclear_norm
+from gradopt_ds.benchmark.live_memory import LiveStorages
+from gradopt_ds.ops import (
+    WHOLE,
+    Eigh,
+    PolarExpress,
+    RowShards,
+    nuclear_norm,
+    swan_direction,
+)
 from gradopt_ds.optim import MatrixOptimizer
 from gradopt_ds.sharding import (
     Exchange,
@@ -326,6 +334,31 @@ def random_layouts_are_exchanged_exactly() -> None:
                 torch.testing.assert_close(found[piece.in_slice], expected, rtol=1e-4, atol=1e-4)
 
 
+def transient_bytes_are_bounded() -> None:
+    """Exchange and rule together stay within the bucket, or within 12 copies of one matrix."""
+    shapes = [(96, 96)] * 12 + [(256, 96)] * 6 + [(96, 256)] * 3
+    matrices = [Matrix(str(i), *shape) for i, shape in enumerate(shapes)]
+    chunks = [-(-m.numel // dist.get_world_size()) for m in matrices]
+    layout = chunked_layout(matrices, chunks, dist.get_world_size())
+    direction = torch.randn(layout.slice_size)
+    oracle = PolarExpress(dtype=torch.float32)
+
+    def rule(x: Tensor, across: RowShards) -> tuple[Tensor, Tensor]:
+        return swan_direction(x, oracle, across), x.new_ones(len(x))
+
+    for bucket in (1, 12 * 4 * 60_000, 2**29):
+        chosen = ExchangeSettings(exchange_bucket_size=bucket)
+        exchange = Exchange(make_plan(layout, oracle, chosen), dist.group.WORLD)
+        param = torch.zeros(layout.slice_size)
+        with LiveStorages() as live:
+            for update in exchange(param, direction, rule):
+                update.target(param).sub_(update.direction.mul_(update.scale))
+        planned = exchange.plan.peak_bytes(dist.get_rank())
+        largest = 12 * 4 * max(matrix.numel for matrix in matrices)
+        assert 0 < live.peak <= planned <= max(bucket, largest), (live.peak, planned, bucket)
+        assert param.all()
+
+
 def more_ranks_than_matrices() -> None:
     """One matrix cut over every rank, and ranks whose slice is nothing but padding."""
     for shape, stage in (((9, 11), 2), ((2, 3), 2), ((9, 11), 3), ((2, 1), 3)):
@@ -532,6 +565,7 @@ TESTS: tuple[Callable[[], None], ...] = (
     one_oracle_call_per_matrix_and_step,
     only_cut_matrices_travel,
     random_layouts_are_exchanged_exactly,
+    transient_bytes_are_bounded,
     more_ranks_than_matrices,
     a_nan_on_one_rank_hangs_nobody,
     resume_is_bit_equal,

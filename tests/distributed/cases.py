@@ -58,6 +58,10 @@ RECIPES = {
         _power(_MUON_RULE, 1.2),
         _power(AUX_RULE, 1.2),
     ),
+    "SinkGD": _recipe(
+        {"type": "SinkGD", "params": {"lr": 0.2, "alpha": 0.1, "weight_decay": 0.1, "aux": AUX}},
+        Rule("SinkGD", lr=0.2, alpha=0.1, weight_decay=0.1),
+    ),
     "AdamPower": _recipe({"type": "AdamPower", "params": _ADAM}, _ADAM_RULE, _ADAM_RULE),
     "GradPower of SWAN": _recipe(
         {"type": "GradPower", "params": {"power": 1.2, "base": {"type": "SWAN", "params": _SWAN}}},
