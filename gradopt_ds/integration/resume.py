@@ -1,6 +1,7 @@
 """Load a checkpoint: refuse what is not this optimizer's, cut a universal one to size."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def load_universal(engine: Any, folder: Path, load_optimizer_states: bool) -> No
     """
     wrapper = engine.optimizer
     state = wrapper.state_dict()
-    _, common = read_common(folder)
+    record, common = read_common(folder)
     slices = []
     for layout in from_state(base_state(state)).slices:
         here = dict.fromkeys(fragment.name for fragment in layout.fragments)
@@ -76,7 +77,8 @@ def load_universal(engine: Any, folder: Path, load_optimizer_states: bool) -> No
         load_optimizer_states=load_optimizer_states,
         load_from_fp32_weights=True,
     )
-    _load_other_tensors(engine.module, folder)
+    optimized = {name for group in record.groups for name in group.parameters}
+    _load_other_tensors(engine.module, optimized, folder)
 
 
 def _check(engine: Any, folder: Path) -> None:
@@ -119,10 +121,12 @@ def _dp_rank(engine: Any) -> int:
     return dist.get_rank(engine.optimizer.dp_process_group) if engine.zero_optimization() else 0
 
 
-def _load_other_tensors(module: nn.Module, folder: Path) -> None:
+def _load_other_tensors(module: nn.Module, optimized: Container[str], folder: Path) -> None:
     """Frozen parameters and buffers, which DeepSpeed's universal loading leaves as they are."""
     absent = []
-    for name, tensor in _not_optimized(module):
+    for name, tensor in chain(module.named_parameters(), _persistent_buffers(module)):
+        if name in optimized:
+            continue
         file = folder / "zero" / name / f"{FP32_WEIGHT_KEY}.pt"
         if not file.is_file():
             absent.append(name)
@@ -136,8 +140,7 @@ def _load_other_tensors(module: nn.Module, folder: Path) -> None:
         log_on_rank_0(f"not in the checkpoint, and left as they are: {', '.join(absent)}")
 
 
-def _not_optimized(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from (named for named in module.named_parameters() if not named[1].requires_grad)
+def _persistent_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for prefix, child in module.named_modules():
         for name, buffer in child.named_buffers(recurse=False):
             if name not in child._non_persistent_buffers_set:
