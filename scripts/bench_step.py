@@ -48,7 +48,8 @@ def main() -> int:
     try:
         settings = build(BenchSettings, {**told, "model": models.find(told["model"], MODELS)})
         with console.status("starting") as status:
-            found = report.rows(launch.launch(settings, status.update))
+            watch = status.update if console.is_terminal else console.print
+            found = report.rows(launch.launch(settings, watch))
     except PretrainError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
