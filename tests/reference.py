@@ -4,6 +4,7 @@ Written from the papers' formulas with a full SVD and plain loops; it shares no 
 library. One parameter at a time, whole matrices, one process.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,3 +128,33 @@ class Reference:
         corrected = self.momentum / (1 - first**self.steps)
         root = np.sqrt(self.second / (1 - second**self.steps))
         return corrected / (root + self.rule.eps)
+
+
+@dataclass
+class StackedReference:
+    """Several matrices that a model keeps in one tensor; ``step`` applies the rule to each.
+
+    Attributes:
+        rule: the optimizer.
+        weight: the tensor.
+        parts: from such a tensor to its matrices, as views.
+    """
+
+    rule: Rule
+    weight: Array
+    parts: Callable[[Array], list[Array]]
+    references: list[Reference] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.weight = np.array(self.weight, dtype=np.float64)
+        self.references = [Reference(self.rule, part) for part in self.parts(self.weight)]
+
+    def step(self, gradient: Array) -> None:
+        """Update every matrix with its part of the gradient."""
+        gradients = self.parts(np.asarray(gradient, dtype=np.float64))
+        for reference, part, g in zip(
+            self.references, self.parts(self.weight), gradients, strict=True
+        ):
+            reference.weight = part.copy()
+            reference.step(g)
+            part[...] = reference.weight

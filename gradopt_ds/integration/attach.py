@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradopt_ds.integration.zero_layouts import Shard, read_shards, verify
+from gradopt_ds.ops import Block, WholeMatrixMap
 from gradopt_ds.optim import GradPower, MatrixOptimizer
 from gradopt_ds.optim.param_groups import MATRIX
 from gradopt_ds.sharding import Exchange, ExchangeSettings, Plan, ShardedMatrixMap, make_plan
@@ -38,6 +39,8 @@ def attach(engine: Any, optimizer: Optimizer, settings: ExchangeSettings) -> str
     if not isinstance(base, MatrixOptimizer):
         return f"{type(base).__name__} is elementwise: no matrix is put together"
     wrapper = engine.optimizer
+    if type(wrapper) is FP16_UnfusedOptimizer:
+        base.matrix_map = WholeMatrixMap(_blocks_of_masters(wrapper, base.blocks))
     if wrapper is optimizer or type(wrapper) is FP16_UnfusedOptimizer:
         return "ZeRO stage 0: every rank holds, and updates, whole matrices"
     names = {param: name for name, param in engine.module.named_parameters()}
@@ -58,6 +61,18 @@ def attach(engine: Any, optimizer: Optimizer, settings: ExchangeSettings) -> str
     return _summary(type(base).__name__, plans) + _lost_steps(shards, groups)
 
 
+def _blocks_of_masters(
+    wrapper: FP16_UnfusedOptimizer, blocks: Mapping[Tensor, tuple[Block, ...]]
+) -> dict[Tensor, tuple[Block, ...]]:
+    """The blocks of the weights, as those of their fp32 copies."""
+    return {
+        master: blocks[weight]
+        for weights, masters in zip(wrapper.fp16_groups, wrapper.fp32_groups, strict=True)
+        for weight, master in zip(weights, masters, strict=True)
+        if weight in blocks
+    }
+
+
 def _plans(
     base: MatrixOptimizer,
     shards: Sequence[Shard],
@@ -71,8 +86,9 @@ def _plans(
     plans = []
     loads: dict[dist.ProcessGroup, list[int]] = defaultdict(list)
     for shard in shards:
-        layout = shard.layout(names)
-        verify(shard, layout)
+        weights = shard.layout(names)
+        verify(shard, weights)
+        layout = weights.split({names[weight]: base.blocks[weight] for weight in shard.weights})
         # Slices of one step share the load: the owners of the next are the idle ones.
         load = loads[shard.process_group] or [0] * layout.world_size
         plan = make_plan(layout, base.oracle, settings, load)

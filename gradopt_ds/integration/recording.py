@@ -1,6 +1,6 @@
 """Write down, beside the optimizer's state, what it holds."""
 
-from math import prod
+from collections.abc import Mapping
 from typing import Any
 
 import torch.distributed as dist
@@ -12,7 +12,6 @@ from gradopt_ds.checkpoint import KEY, Fragment, Group, Record, Slice, to_state
 from gradopt_ds.integration.zero_layouts import Shard, read_shards
 from gradopt_ds.optim import GradPower
 from gradopt_ds.optim.param_groups import whole_shape
-from gradopt_ds.sharding import Matrix
 
 
 def record_in_state(engine: Any, optimizer: Optimizer) -> None:
@@ -58,9 +57,7 @@ def make_record(engine: Any, optimizer: Optimizer) -> Record:
             )
             for group, members in zip(optimizer.param_groups, weights, strict=True)
         ),
-        slices=tuple(
-            _slice(shard, [names[weight] for weight in shard.weights]) for shard in shards
-        ),
+        slices=tuple(_slice(shard, names) for shard in shards),
     )
 
 
@@ -75,21 +72,17 @@ def _whole_weights(wrapper: Any, group: int) -> list[Tensor]:
     return list(groups[group] if groups else wrapper.param_groups[group]["params"])
 
 
-def _slice(shard: Shard, names: list[str]) -> Slice:
+def _slice(shard: Shard, names: Mapping[Tensor, str]) -> Slice:
     rank = dist.get_rank(shard.process_group)
-    # Where elements lie does not depend on a parameter's shape.
-    rows = [
-        Matrix(name, 1, prod(whole_shape(weight)))
-        for name, weight in zip(names, shard.weights, strict=True)
-    ]
-    layout = shard.make_layout(rows, world_size=dist.get_world_size(shard.process_group))
-    pieces = [layout.piece(index, rank) for index in range(len(rows))]
+    layout = shard.layout(names)
+    pieces = [layout.piece(index, rank) for index in range(len(layout.matrices))]
     fragments = tuple(
-        Fragment(name, piece.matrix_start, piece.slice_start, piece.length)
-        for name, piece in zip(names, pieces, strict=True)
+        Fragment(weight.name, piece.matrix_start, piece.slice_start, piece.length)
+        for weight, piece in zip(layout.matrices, pieces, strict=True)
         if piece is not None
     )
-    return Slice(shard.group, layout.slice_size, tuple(names), fragments)
+    names_here = tuple(weight.name for weight in layout.matrices)
+    return Slice(shard.group, layout.slice_size, names_here, fragments)
 
 
 def _described(optimizer: Optimizer) -> str:

@@ -20,6 +20,7 @@ from gradopt_ds.optim import (
     matrix_param_groups,
 )
 from gradopt_ds.optim.settings import AuxAdamW, Positive
+from gradopt_ds.optim.splits import Split
 from gradopt_ds.sharding import ExchangeSettings
 
 POWER = 1.2
@@ -69,6 +70,14 @@ GRAD_POWER = "GradPower"
 
 EXCHANGE_KEYS = frozenset(ExchangeSettings.model_fields)
 """Keys of a matrix optimizer's ``params`` that are not the optimizer's, but the exchange's."""
+
+
+PATTERNS: Mapping[str, Any] = {
+    "include": list[str],
+    "exclude": list[str],
+    "split": dict[str, Split],
+}
+"""Keys of a matrix optimizer's ``params`` that say which parameters are matrices, and how."""
 
 
 def canonical_name(name: str | None) -> str | None:
@@ -153,9 +162,9 @@ def _construct(
     try:
         if issubclass(entry.optimizer, MatrixOptimizer):
             settings = {k: v for k, v in settings.items() if k not in EXCHANGE_KEYS}
-            patterns = {key: settings.pop(key, []) for key in ("include", "exclude")}
+            patterns = {key: settings.pop(key, type_()) for key, type_ in PATTERNS.items()}
             for key, value in patterns.items():
-                _checked(f"{label}: {key}", list[str], value)
+                _checked(f"{label}: {key}", PATTERNS[key], value)
             parameters = matrix_param_groups(model, parameters, **patterns)
         elif entry.optimizer is AdamW:
             settings = _checked(label, AuxAdamW, settings).model_dump()
@@ -175,7 +184,7 @@ def _valid_keys(optimizer: type[Optimizer]) -> list[str]:
     keys = [key for key in signature.parameters if key not in ("self", "params")]
     if not issubclass(optimizer, MatrixOptimizer):
         return keys
-    return [*keys, "include", "exclude", *EXCHANGE_KEYS]
+    return [*keys, *PATTERNS, *EXCHANGE_KEYS]
 
 
 def _refuse_unknown(label: str, given: Iterable[str], valid: Sequence[str]) -> None:

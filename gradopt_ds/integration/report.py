@@ -11,8 +11,9 @@ from rich.table import Table
 from torch import nn
 from torch.optim import Optimizer
 
-from gradopt_ds.optim import Assignment, GradPower, assign_rules
-from gradopt_ds.optim.param_groups import MATRIX, whole_shape
+from gradopt_ds.ops import Block
+from gradopt_ds.optim import Assignment, GradPower, MatrixOptimizer
+from gradopt_ds.optim.param_groups import MATRIX, default_assignments, whole_shape
 
 logger = logging.getLogger("gradopt_ds")
 if not logger.handlers:
@@ -30,6 +31,7 @@ class RuleSummary:
         rule: what updates them.
         reason: why.
         tensors: number of parameters.
+        matrices: number of matrices in them; 0 where no matrix rule is at work.
         elements: number of elements.
         example: the first one's name.
     """
@@ -38,6 +40,7 @@ class RuleSummary:
     reason: str
     example: str
     tensors: int = 0
+    matrices: int = 0
     elements: int = 0
 
 
@@ -50,15 +53,17 @@ def summarize_rules(model: nn.Module, optimizer: Optimizer) -> list[RuleSummary]
     """
     names = {param: name for name, param in model.named_parameters()}
     base = optimizer.base if isinstance(optimizer, GradPower) else optimizer
-    defaults = assign_rules(model, exclude=_stacked(model)) if _has_rules(optimizer) else {}
+    defaults = default_assignments(model) if _has_rules(optimizer) else {}
+    blocks = base.blocks if isinstance(base, MatrixOptimizer) else {}
     summaries: dict[tuple[str, str], RuleSummary] = {}
     for group in optimizer.param_groups:
         label = _label(group, type(base).__name__)
         for param in group["params"]:
             name = names.get(param, "(not a parameter of the model)")
-            reason = _reason(group, defaults.get(param))
+            reason = _reason(group, defaults.get(param), blocks.get(param, ()))
             summary = summaries.setdefault((label, reason), RuleSummary(label, reason, name))
             summary.tensors += 1
+            summary.matrices += len(blocks.get(param, ()))
             summary.elements += prod(whole_shape(param))
     return list(summaries.values())
 
@@ -68,12 +73,14 @@ def log_rules(model: nn.Module, optimizer: Optimizer) -> None:
     powers = {group["power"] for group in optimizer.param_groups if "power" in group}
     title = "".join(f"gradients to the power {power:g}, then " for power in sorted(powers))
     table = Table(title=f"gradopt_ds: {title}these rules", title_justify="left")
-    for heading in ("rule", "tensors", "parameters", "why", "first of them"):
-        table.add_column(
-            heading, justify="right" if heading in ("tensors", "parameters") else "left"
-        )
+    numbers = ("tensors", "matrices", "parameters")
+    for heading in ("rule", *numbers, "why", "first of them"):
+        table.add_column(heading, justify="right" if heading in numbers else "left")
     for row in summarize_rules(model, optimizer):
-        table.add_row(row.rule, str(row.tensors), f"{row.elements:,}", row.reason, row.example)
+        matrices = str(row.matrices or "")
+        table.add_row(
+            row.rule, str(row.tensors), matrices, f"{row.elements:,}", row.reason, row.example
+        )
     console = Console(width=140, color_system=None, force_terminal=False)
     with console.capture() as capture:
         console.print(table)
@@ -90,24 +97,15 @@ def _has_rules(optimizer: Optimizer) -> bool:
     return all("rule" in group for group in optimizer.param_groups)
 
 
-def _stacked(model: nn.Module) -> list[str]:
-    # Naming them keeps `assign_rules` from refusing them a second time.
-    return [
-        name
-        for name, param in model.named_parameters()
-        if len(whole_shape(param)) > 2 and param.requires_grad
-    ]
-
-
 def _label(group: dict[str, Any], algorithm: str) -> str:
     if "rule" not in group:
         return algorithm
     return algorithm if group["rule"] == MATRIX else "AdamW (auxiliary)"
 
 
-def _reason(group: dict[str, Any], default: Assignment | None) -> str:
+def _reason(group: dict[str, Any], default: Assignment | None, blocks: tuple[Block, ...]) -> str:
     if "rule" not in group:
         return "elementwise: every parameter"
-    if default is None or default.rule != group["rule"]:
-        return "named in include or exclude"
-    return default.reason
+    if default is not None and (default.rule, default.blocks) == (group["rule"], blocks):
+        return default.reason
+    return "named in include, exclude or split"

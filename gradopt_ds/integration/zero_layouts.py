@@ -12,6 +12,7 @@ of this rank's chunks, one after the other.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Any
 
 import deepspeed
@@ -36,7 +37,7 @@ class Shard:
         slice: this rank's part, in the dtype of the master weights.
         weights: the model's parameters, in order.
         process_group: the ranks over which the weights are cut.
-        make_layout: from the weights as matrices, and the number of ranks, to their layout.
+        make_layout: from the weights, flattened, and the number of ranks, to their layout.
     """
 
     group: int
@@ -46,17 +47,9 @@ class Shard:
     make_layout: Callable[..., Layout]
 
     def layout(self, names: Mapping[Tensor, str]) -> Layout:
-        """The layout of the weights, which must be matrices.
-
-        Raises:
-            ValueError: a weight is not 2-D.
-        """
-        shapes = [(names[weight], whole_shape(weight)) for weight in self.weights]
-        for name, shape in shapes:
-            if len(shape) != 2:
-                raise ValueError(f"{name!r} of shape {shape} is no matrix")
-        matrices = [Matrix(name, *shape) for name, shape in shapes]
-        return self.make_layout(matrices, world_size=dist.get_world_size(self.process_group))
+        """The layout of the weights, each flattened to one row; it says nothing of matrices."""
+        rows = [Matrix(names[weight], 1, prod(whole_shape(weight))) for weight in self.weights]
+        return self.make_layout(rows, world_size=dist.get_world_size(self.process_group))
 
 
 def read_shards(wrapper: Any) -> list[Shard]:
@@ -119,7 +112,7 @@ READERS: Mapping[type, Callable[[Any], Iterable[Shard]]] = {
 
 
 def verify(shard: Shard, layout: Layout) -> None:
-    """Compare every rank's slice with the weights that the layout says it holds.
+    """Compare every rank's slice with the weights that their layout says it holds.
 
     Under stage 3 the weights are gathered for it, one at a time. All ranks come to the same end.
 

@@ -2,6 +2,7 @@
 
 from gradopt_ds.ops.adaptive import Adaptive
 from gradopt_ds.ops.alternating_norms import AlternatingNorms
+from gradopt_ds.ops.blocks import Block
 from gradopt_ds.ops.coupled_newton_schulz import CoupledNewtonSchulz
 from gradopt_ds.ops.exact import SVD, Eigh
 from gradopt_ds.ops.gradnorm import grad_norm
@@ -11,8 +12,8 @@ from gradopt_ds.ops.matrix_map import (
     MatrixMap,
     MatrixRule,
     MatrixUpdate,
+    WholeMatrixMap,
     map_equal_shapes,
-    map_whole_matrices,
 )
 from gradopt_ds.ops.newton_schulz import NewtonSchulz
 from gradopt_ds.ops.nsds import NSDS
@@ -35,6 +36,7 @@ __all__ = [
     "WHOLE",
     "Adaptive",
     "AlternatingNorms",
+    "Block",
     "CoupledNewtonSchulz",
     "Eigh",
     "GramNewtonSchulz",
@@ -46,12 +48,12 @@ __all__ = [
     "Oracle",
     "PolarExpress",
     "RowShards",
+    "WholeMatrixMap",
     "ZoloPD",
     "default_compute_dtype",
     "grad_norm",
     "make_oracle",
     "map_equal_shapes",
-    "map_whole_matrices",
     "nuclear_norm",
     "sign_power",
     "swan_direction",

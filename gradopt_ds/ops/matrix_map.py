@@ -7,13 +7,14 @@ under ZeRO it is an exchange between ranks (``gradopt_ds.sharding``). The optimi
 which of the two it has.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from gradopt_ds.ops.blocks import Block
 from gradopt_ds.ops.row_shards import WHOLE, RowShards
 
 MatrixRule = Callable[[Tensor, RowShards], tuple[Tensor, Tensor]]
@@ -33,7 +34,7 @@ class MatrixUpdate:
         param: the parameter, or the flat slice, that the update belongs to.
         direction: the rule's direction, in the shape of ``target(param)``. Owned by the receiver.
         scale: 0-d factor of the direction.
-        where: the elements of the flat ``param``; ``None`` when it is all of ``param``.
+        where: the elements of the flattened ``param``; ``None`` when it is all of ``param``.
     """
 
     param: Tensor
@@ -43,7 +44,8 @@ class MatrixUpdate:
 
     def target(self, like_param: Tensor) -> Tensor:
         """The part of a tensor laid out like ``param`` (weights, momentum) that is updated."""
-        return like_param if self.where is None else like_param[self.where]
+        # `view` and not `flatten`: where that would have to copy, the update would be lost.
+        return like_param if self.where is None else like_param.view(-1)[self.where]
 
 
 class MatrixMap(Protocol):
@@ -85,20 +87,43 @@ def map_equal_shapes(
             yield from zip(batch, directions, scales, strict=True)
 
 
-def map_whole_matrices(
-    params: Sequence[Tensor], directions: Sequence[Tensor], rule: MatrixRule
-) -> Iterator[MatrixUpdate]:
+class WholeMatrixMap:
     """The matrix map of a process that holds every matrix whole (see :class:`MatrixMap`).
 
-    Raises:
-        RuntimeError: a parameter is not 2-D, for instance a flat slice whose layout nobody gave.
+    Args:
+        blocks: parameter → the matrices that lie in it. Read at every step, so that parameters may
+            be added.
     """
-    for param in params:
-        if param.ndim != 2:
-            raise RuntimeError(
-                f"expected a whole matrix, got a parameter of shape {tuple(param.shape)}. Under "
-                "DeepSpeed this is a flat ZeRO slice: `import gradopt_ds` must run before "
-                "`deepspeed.initialize`, so that the optimizer is told where its matrices are."
-            )
-    for index, direction, scale in map_equal_shapes(directions, rule):
-        yield MatrixUpdate(params[index], direction, scale)
+
+    def __init__(self, blocks: Mapping[Tensor, Sequence[Block]]) -> None:
+        self.blocks = blocks
+
+    def __call__(
+        self, params: Sequence[Tensor], directions: Sequence[Tensor], rule: MatrixRule
+    ) -> Iterator[MatrixUpdate]:
+        """Yield the updates of every matrix in ``params``.
+
+        Raises:
+            RuntimeError: it is not known which matrices lie in a parameter; it may be a flat slice
+                whose layout nobody gave.
+        """
+        places: list[tuple[Tensor, Block]] = []
+        matrices: list[Tensor] = []
+        for param, direction in zip(params, directions, strict=True):
+            if param not in self.blocks:
+                raise RuntimeError(
+                    f"expected a parameter with known matrices, got one of shape "
+                    f"{tuple(param.shape)}. Under DeepSpeed this is a flat ZeRO slice: `import "
+                    "gradopt_ds` must run before `deepspeed.initialize`, so that the optimizer is "
+                    "told where its matrices are."
+                )
+            flat = direction.reshape(-1)
+            for block in self.blocks[param]:
+                places.append((param, block))
+                matrices.append(flat[block.where].view(block.rows, block.columns))
+        for index, direction, scale in map_equal_shapes(matrices, rule):
+            param, block = places[index]
+            if direction.shape == param.shape:
+                yield MatrixUpdate(param, direction, scale)
+            else:
+                yield MatrixUpdate(param, direction.flatten(), scale, block.where)

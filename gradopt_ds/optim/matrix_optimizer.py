@@ -10,17 +10,19 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradopt_ds.ops import (
+    Block,
     MatrixMap,
     MatrixUpdate,
     Oracle,
     RowShards,
+    WholeMatrixMap,
     make_oracle,
-    map_whole_matrices,
 )
 from gradopt_ds.optim.aux_adamw import step_aux
-from gradopt_ds.optim.param_groups import AUX, MATRIX
+from gradopt_ds.optim.param_groups import AUX, MATRIX, whole_shape
 from gradopt_ds.optim.rounding import store
 from gradopt_ds.optim.settings import AuxAdamW
+from gradopt_ds.optim.splits import blocks_of
 
 
 class MatrixOptimizer(Optimizer, ABC):
@@ -29,6 +31,7 @@ class MatrixOptimizer(Optimizer, ABC):
     A subclass supplies its rule on whole matrices (:meth:`_matrix_rule`) and, if it has momentum,
     what the rule is applied to (:meth:`_direction`). Where the matrices are is the business of
     ``matrix_map``: the default expects them whole; under ZeRO it is replaced by an exchange.
+    ``blocks`` says of every parameter which matrices lie in it.
 
     Group settings of a matrix group are those in ``matrix_defaults``; of an auxiliary group,
     AdamW's and ``lr_scale``. Every group's ``lr`` is the matrix learning rate, and an auxiliary
@@ -56,7 +59,8 @@ class MatrixOptimizer(Optimizer, ABC):
         stochastic_rounding: bool,
     ) -> None:
         self.oracle = make_oracle(oracle)
-        self.matrix_map: MatrixMap = map_whole_matrices
+        self.blocks: dict[Tensor, tuple[Block, ...]] = {}
+        self.matrix_map: MatrixMap = WholeMatrixMap(self.blocks)
         self._matrix_defaults = dict(matrix_defaults)
         self._aux = aux
         self._rounding = {"stochastic_rounding": stochastic_rounding, "rounding_step": 0}
@@ -66,8 +70,12 @@ class MatrixOptimizer(Optimizer, ABC):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; settings it does not carry are filled in according to its rule.
 
+        Args:
+            param_group: parameters and settings. ``blocks`` of a matrix group: the matrices of each
+                parameter; without it every parameter is one matrix.
+
         Raises:
-            ValueError: the group has no ``rule``.
+            ValueError: the group has no ``rule``, or no ``blocks`` and a parameter that is not 2-D.
         """
         rule = param_group.get("rule")
         if rule not in (MATRIX, AUX):
@@ -76,11 +84,18 @@ class MatrixOptimizer(Optimizer, ABC):
                 f"{type(self).__name__}(gradopt_ds.matrix_param_groups(model), …) "
                 "instead of passing bare parameters"
             )
+        # A copy: the caller may make a second optimizer of these groups.
+        param_group = dict(param_group)
+        blocks = param_group.pop("blocks", None)
         param_group["algorithm"] = type(self).__name__
         settings = self._matrix_defaults if rule == MATRIX else self._aux_defaults()
         for key, value in {**settings, **self._rounding}.items():
             param_group.setdefault(key, value)
         super().add_param_group(param_group)
+        if rule == MATRIX:
+            params = self.param_groups[-1]["params"]
+            given = blocks or map(_one_matrix, params)
+            self.blocks.update(zip(params, map(tuple, given), strict=True))
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update every parameter that has a gradient.
@@ -166,3 +181,12 @@ class MatrixOptimizer(Optimizer, ABC):
     def _aux_defaults(self) -> dict[str, Any]:
         lr = self._matrix_defaults["lr"]
         return {"lr": lr, "lr_scale": self._aux.lr / lr, **self._aux.model_dump(exclude={"lr"})}
+
+
+def _one_matrix(param: Tensor) -> tuple[Block, ...]:
+    if len(shape := whole_shape(param)) != 2:
+        raise ValueError(
+            f"which matrices lie in a parameter of shape {shape}? Groups from "
+            "gradopt_ds.matrix_param_groups(model) say so; others need the key 'blocks'"
+        )
+    return blocks_of(shape)

@@ -1,7 +1,8 @@
 """Which parameters are matrices: decided from the model, overridable by name.
 
 The matrix rules are meant for the linear layers inside a network. Embeddings (a stateless rule
-fails on rows that most batches never touch), output heads, norms and biases belong to the
+fails on rows that most batches never touch), output heads, norms, biases and the routers of
+experts (each row is one expert's, and learns from that expert's tokens alone) belong to the
 auxiliary AdamW.
 """
 
@@ -12,6 +13,9 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from gradopt_ds.ops import Block
+from gradopt_ds.optim.splits import blocks_of, stacked_experts
+
 Rule = Literal["matrix", "aux"]
 MATRIX: Rule = "matrix"
 AUX: Rule = "aux"
@@ -21,6 +25,12 @@ HEAD_NAMES = frozenset(
 )
 """Last component of the names that output heads go by in the common model libraries."""
 
+EXPERTS = frozenset({"experts", "deepspeed_experts", "deepspeed_moe"})
+"""What a module that routes tokens calls its experts."""
+
+ROUTERS = frozenset({"gate", "router", "shared_expert_gate", "coefficient"})
+"""What it calls the layers that choose and weigh them."""
+
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 UNKNOWN_TENSOR = "3 or more dimensions, not a convolution"
@@ -28,12 +38,13 @@ UNKNOWN_TENSOR = "3 or more dimensions, not a convolution"
 
 @dataclass(frozen=True)
 class Assignment:
-    """The rule that a parameter gets, and why."""
+    """The rule that a parameter gets, why, and which matrices lie in it (none for AdamW)."""
 
     name: str
     shape: tuple[int, ...]
     rule: Rule
     reason: str
+    blocks: tuple[Block, ...] = ()
 
 
 def whole_shape(param: Tensor) -> tuple[int, ...]:
@@ -45,7 +56,10 @@ def whole_shape(param: Tensor) -> tuple[int, ...]:
 
 
 def assign_rules(
-    model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()
+    model: nn.Module,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    split: Mapping[str, int | Sequence[int]] | None = None,
 ) -> dict[Tensor, Assignment]:
     """Decide for every trainable parameter of ``model`` which rule updates it.
 
@@ -53,14 +67,19 @@ def assign_rules(
         model: the model; names, module types and shapes are read.
         include: glob patterns on parameter names (``"*.router.weight"``) that become matrices.
         exclude: glob patterns on parameter names that go to the auxiliary AdamW.
+        split: glob pattern on parameter names → how the rows of a matrix, or of every matrix of a
+            3-D stack, are divided into matrices: the number of equal parts, or the rows of each.
+            Defaults: stacked experts of ``transformers`` as their module says, else one matrix.
 
     Returns:
         Parameter → assignment, in the order of ``model.named_parameters()``.
 
     Raises:
-        ValueError: a pattern matches nothing, both lists match one parameter, an included
-            parameter is not 2-D, or a parameter has three or more dimensions and is neither a
-            convolution nor excluded (fused experts, say: the rules would not know its matrices).
+        ValueError: a pattern matches nothing; ``include`` and ``exclude``, or two patterns of
+            ``split``, match one parameter; an included parameter is not 2-D; a split does not add
+            up to the rows or is of a parameter that is no matrix; a parameter has three or more
+            dimensions, is no convolution, and neither its module nor ``split`` says which matrices
+            lie in it, nor does ``exclude`` name it.
     """
     names: dict[Tensor, str] = {
         param: name for name, param in model.named_parameters() if param.requires_grad
@@ -69,10 +88,10 @@ def assign_rules(
     excluded = _matching(names.values(), exclude, "exclude")
     if both := sorted(included & excluded):
         raise ValueError(f"both include and exclude match {_listed(both)}")
-    by_default = _default_assignments(model, names)
+    splits = _splits(list(names.values()), split or {})
     return {
-        param: _overridden(assignment, included, excluded)
-        for param, assignment in by_default.items()
+        param: _overridden(assignment, included, excluded, splits.get(assignment.name))
+        for param, assignment in default_assignments(model).items()
     }
 
 
@@ -82,6 +101,7 @@ def matrix_param_groups(
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    split: Mapping[str, int | Sequence[int]] | None = None,
 ) -> list[dict[str, Any]]:
     """Parameter groups for a matrix optimizer: each given group split by rule.
 
@@ -91,14 +111,16 @@ def matrix_param_groups(
             own settings (``lr``, ``weight_decay``, ``name``, …) go to both of its parts.
         include: see :func:`assign_rules`.
         exclude: see :func:`assign_rules`.
+        split: see :func:`assign_rules`.
 
     Returns:
-        Groups with the key ``"rule"`` (``"matrix"`` or ``"aux"``); no group is empty.
+        Groups with the key ``"rule"`` (``"matrix"`` or ``"aux"``), the former also with
+        ``"blocks"`` (the matrices of each parameter); no group is empty.
 
     Raises:
         ValueError: see :func:`assign_rules`; or a parameter is not one of the model's.
     """
-    assignments = assign_rules(model, include, exclude)
+    assignments = assign_rules(model, include, exclude, split)
     groups: list[dict[str, Any]] = []
     for group in _as_groups(model.parameters() if params is None else params):
         trainable = [param for param in group["params"] if param.requires_grad]
@@ -111,6 +133,8 @@ def matrix_param_groups(
             members = [p for p in trainable if assignments[p].rule == rule]
             if members:
                 groups.append({**group, "params": members, "rule": rule})
+            if members and rule == MATRIX:
+                groups[-1]["blocks"] = [assignments[p].blocks for p in members]
     return groups
 
 
@@ -126,7 +150,9 @@ def _as_groups(
         yield {"params": listed}
 
 
-def _default_assignments(model: nn.Module, names: Mapping[Tensor, str]) -> dict[Tensor, Assignment]:
+def default_assignments(model: nn.Module) -> dict[Tensor, Assignment]:
+    """What :func:`assign_rules` starts from; a 3-D tensor of unknown content is auxiliary here."""
+    names = {param: name for name, param in model.named_parameters() if param.requires_grad}
     owners: dict[Tensor, list[nn.Module]] = {param: [] for param in names}
     for module in model.modules():
         for param in module.parameters(recurse=False):
@@ -137,13 +163,31 @@ def _default_assignments(model: nn.Module, names: Mapping[Tensor, str]) -> dict[
     }
     get_head = getattr(model, "get_output_embeddings", None)
     head = get_head() if callable(get_head) else None
+    routers = _routers(model)
+    assignments: dict[Tensor, Assignment] = {}
+    for param, name in names.items():
+        shape, leaf = whole_shape(param), name.split(".")[-1]
+        experts = stacked_experts(owners[param][0], leaf) if len(shape) == 3 else None
+        if experts:
+            split, reason = experts
+            assignments[param] = Assignment(name, shape, MATRIX, reason, blocks_of(shape, split))
+        elif param in routers and len(shape) > 1:
+            assignments[param] = Assignment(name, shape, AUX, "router or gate of experts")
+        else:
+            rule, reason = _default_rule(param, name, owners[param], vocabularies, head)
+            blocks = blocks_of(shape) if rule == MATRIX else ()
+            assignments[param] = Assignment(name, shape, rule, reason, blocks)
+    return assignments
+
+
+def _routers(model: nn.Module) -> set[Tensor]:
+    """The weights of what stands beside experts and chooses among them."""
     return {
-        param: Assignment(
-            name,
-            whole_shape(param),
-            *_default_rule(param, name, owners[param], vocabularies, head),
-        )
-        for param, name in names.items()
+        param
+        for module in model.modules()
+        if EXPERTS.intersection(children := dict(module.named_children()))
+        for name in ROUTERS.intersection(children)
+        for param in children[name].parameters()
     }
 
 
@@ -179,23 +223,58 @@ def _default_rule(
     return MATRIX, "weight of a hidden linear layer"
 
 
-def _overridden(assignment: Assignment, included: set[str], excluded: set[str]) -> Assignment:
-    if assignment.name in excluded:
-        return replace(assignment, rule=AUX, reason="named in exclude")
-    if assignment.name in included:
-        if len(assignment.shape) != 2:
+def _overridden(
+    assignment: Assignment,
+    included: set[str],
+    excluded: set[str],
+    split: int | Sequence[int] | None,
+) -> Assignment:
+    name, shape = assignment.name, assignment.shape
+    if name in excluded:
+        assignment = replace(assignment, rule=AUX, reason="named in exclude", blocks=())
+    elif name in included and assignment.reason != UNKNOWN_TENSOR:
+        if assignment.rule == AUX and len(shape) != 2:
             raise ValueError(
-                f"include names {assignment.name!r} of shape {assignment.shape}: "
-                "only 2-D parameters can be matrices"
+                f"include names {name!r} of shape {shape}: only 2-D parameters can be matrices"
             )
-        return replace(assignment, rule=MATRIX, reason="named in include")
+        blocks = assignment.blocks or blocks_of(shape)
+        assignment = replace(assignment, rule=MATRIX, reason="named in include", blocks=blocks)
+    if split is not None:
+        return _split(assignment, split)
     if assignment.reason == UNKNOWN_TENSOR:
         raise ValueError(
-            f"{assignment.name!r} has shape {assignment.shape}: matrices stacked in one tensor "
-            "(fused experts, for instance) are not supported yet. Name it in `exclude` to have "
-            "it updated by the auxiliary AdamW."
+            f"{name!r} has shape {shape}, and its module does not say which matrices lie in it. If "
+            "every [i] is one matrix [outputs, inputs], say it in `split` "
+            f'({{"{name}": 1}}, or 2 if gate and up follow one another in its rows). Or name it in '
+            "`exclude` to have it updated by the auxiliary AdamW."
         )
     return assignment
+
+
+def _split(assignment: Assignment, split: int | Sequence[int]) -> Assignment:
+    if assignment.rule == AUX and assignment.reason != UNKNOWN_TENSOR:
+        raise ValueError(
+            f"split names {assignment.name!r}, which the auxiliary AdamW updates "
+            f"({assignment.reason}): there is no matrix to split"
+        )
+    try:
+        blocks = blocks_of(assignment.shape, split)
+    except ValueError as error:
+        raise ValueError(f"split of {assignment.name!r}: {error}") from None
+    return replace(assignment, rule=MATRIX, reason="named in split", blocks=blocks)
+
+
+def _splits(
+    names: Sequence[str], split: Mapping[str, int | Sequence[int]]
+) -> dict[str, int | Sequence[int]]:
+    """Parameter name → its split."""
+    found: dict[str, int | Sequence[int]] = {}
+    for pattern, parts in split.items():
+        for name in sorted(_matching(names, [pattern], "split")):
+            if name in found:
+                raise ValueError(f"two patterns of split match {name!r}: {pattern!r} is one")
+            found[name] = parts
+    return found
 
 
 def _matching(names: Iterable[str], patterns: Sequence[str], setting: str) -> set[str]:

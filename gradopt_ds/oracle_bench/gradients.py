@@ -56,9 +56,12 @@ def capture(
             optimizer.step()
         progress()
     return {
-        one.name: param.grad.float().cpu()
+        one.name if len(one.blocks) == 1 else f"{one.name}[{index}]": (
+            param.grad.flatten()[block.where].view(block.rows, block.columns).float().cpu()
+        )
         for param, one in assign_rules(model).items()
         if one.rule == MATRIX and param.grad is not None
+        for index, block in enumerate(one.blocks)
     }
 
 

@@ -5,7 +5,8 @@ from itertools import accumulate
 
 from torch import nn
 
-from gradopt_ds.optim import matrix_param_groups
+from gradopt_ds.ops import Block
+from gradopt_ds.optim import Assignment, assign_rules
 from gradopt_ds.optim.param_groups import MATRIX
 from gradopt_ds.sharding import Layout, Matrix, chunked_layout, contiguous_layout
 
@@ -15,19 +16,31 @@ begins on a multiple of four bytes in half precision."""
 
 
 def matrices_of(model: nn.Module, include: Sequence[str] = ()) -> list[Matrix]:
-    """The matrices that a matrix optimizer would update, in the order of the model's parameters.
+    """The parameters that a matrix rule would update, in the order of the model's parameters.
 
     Args:
         model: the model; it may be on the meta device.
         include: glob patterns of further matrices (see :func:`gradopt_ds.optim.assign_rules`).
 
+    Returns:
+        One matrix per parameter; a stack of matrices counts as one with all their rows.
+
     Raises:
         ValueError: a pattern matches nothing, or a parameter that is not 2-D.
     """
-    names = {param: name for name, param in model.named_parameters()}
-    groups = matrix_param_groups(model, include=include)
-    members = [p for group in groups if group["rule"] == MATRIX for p in group["params"]]
-    return [Matrix(names[p], *p.shape) for p in members]
+    return [
+        Matrix(one.name, sum(block.rows for block in one.blocks), one.blocks[0].columns)
+        for one in _assignments(model, include)
+    ]
+
+
+def blocks_in(model: nn.Module, include: Sequence[str] = ()) -> dict[str, tuple[Block, ...]]:
+    """The matrices that lie in each parameter of :func:`matrices_of`, by its name."""
+    return {one.name: one.blocks for one in _assignments(model, include)}
+
+
+def _assignments(model: nn.Module, include: Sequence[str]) -> list[Assignment]:
+    return [one for one in assign_rules(model, include).values() if one.rule == MATRIX]
 
 
 def zero_layouts(
@@ -36,7 +49,8 @@ def zero_layouts(
     """The layouts of the slices that one step goes through, one after the other.
 
     Args:
-        matrices: the matrices of one parameter group, in order.
+        matrices: one for each parameter of a parameter group, in order; what lies in them is
+            found by :meth:`gradopt_ds.sharding.Layout.split` afterwards.
         stage: 1 or 2 for one flat tensor, cut into equal slices; 3 for chunks of every matrix.
         ranks: number of ranks.
         sub_group_size: stage 3 closes a sub-group once a rank's part of it has this many elements.

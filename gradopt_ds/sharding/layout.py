@@ -3,14 +3,22 @@
 Nothing here grows with the number of ranks: where a piece begins is computed, not stored.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
+
+from gradopt_ds.ops import Block
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """A whole matrix: its name, for messages, and its shape ``[rows, columns]``."""
+    """A whole matrix of shape ``[rows, columns]``.
+
+    Attributes:
+        name: of the parameter that it is, or that it lies in.
+        rows: of the matrix.
+        columns: of the matrix.
+    """
 
     name: str
     rows: int
@@ -38,6 +46,10 @@ class Cut:
     chunk: int
     phase: int = 0
     base: int = 0
+
+    def at(self, offset: int) -> "Cut":
+        """How what begins ``offset`` elements into the flattened matrix is cut."""
+        return replace(self, phase=self.phase + offset)
 
 
 @dataclass(frozen=True)
@@ -103,6 +115,20 @@ class Layout:
                 piece = self._piece(index, rank)
                 if piece.slice_start < 0 or piece.in_slice.stop > self.slice_size:
                     raise ValueError(f"{matrix.name!r}: {piece} leaves its slice")
+
+    def split(self, blocks: Mapping[str, Sequence[Block]]) -> "Layout":
+        """The layout of the matrices that lie in these ones.
+
+        Args:
+            blocks: name of a matrix of this layout → what it is made of, instead of itself.
+        """
+        parts = [
+            (Matrix(matrix.name, block.rows, block.columns), cut.at(block.offset))
+            for matrix, cut in zip(self.matrices, self.cuts, strict=True)
+            for block in blocks.get(matrix.name, [Block(0, matrix.rows, matrix.columns)])
+        ]
+        matrices, cuts = zip(*parts, strict=True) if parts else ((), ())
+        return replace(self, matrices=matrices, cuts=cuts)
 
     def holders(self, matrix: int) -> range:
         """The ranks that hold elements of a matrix; they are consecutive."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.distributed.moe_model import HEADS_SPLIT
 from tests.reference import Rule
 
 AUX = {"lr": 0.01, "betas": [0.9, 0.99], "eps": 1e-8, "weight_decay": 0.1}
@@ -84,6 +85,7 @@ class Case:
     extra: dict[str, Any] = field(default_factory=dict)
     params: dict[str, Any] = field(default_factory=dict)
     zero_init: bool = False
+    model: str = "dense"
     tolerance: float = 1e-4
     """Relative error of an update; with bfloat16 weights units in the last place of a weight."""
 
@@ -106,6 +108,7 @@ class Case:
         options += ["zero.Init"] * self.zero_init
         return ", ".join(
             [
+                *([] if self.model == "dense" else [self.model]),
                 self.optimizer,
                 f"stage {self.stage}",
                 self.precision,
@@ -201,8 +204,10 @@ OFFLOAD = [
 ]  # fmt: skip
 """Slices, or weights too, in the host's memory."""
 
+HEADS = {"split": HEADS_SPLIT}
 SMALL_BUCKETS = {"exchange_bucket_size": 12 * 4 * 150}
 ROWS = {"exchange_strategy": {"*.up.weight": "gram", "*.square.weight": "gram"}, "oracle": "eigh"}
+ROWS_OF_EXPERTS = {"exchange_strategy": {"*.experts.down_proj": "gram"}, "oracle": "eigh"}
 EXCHANGE = [
     *(Case("PolarGrad", stage, params=SMALL_BUCKETS) for stage in (2, 3)),
     *(Case(optimizer, stage, "bf16", 2, 0.05, params=ROWS)
@@ -228,6 +233,30 @@ PURE_BF16 = [
 """Masters, gradients and state in bfloat16. The error is counted in units of a weight's last place,
 since every weight is rounded; rounded momentum costs as much as the polar factor makes of it."""
 
+MIXTURE = [
+    *(Case(optimizer, stage, precision, accumulation, clipping, model="Qwen2MoE",
+           zero=EVERY_PARAMETER_PARTITIONED if stage == 3 else {})
+      for stage in (0, 1, 2, 3)
+      for optimizer, precision, accumulation, clipping in (
+          ("SWAN", "fp32", 2, 0.05), ("PolarGrad", "bf16", 1, 0.0), ("PolarGrad", "fp32", 1, 0.0),
+      )),
+    *(Case(optimizer, stage, "fp32", 2, 0.05, model="Qwen2MoE")
+      for optimizer in ("MuonPower", "SinkGD", "PolarGrad polar first", "AdamPower")
+      for stage in (2, 3)),
+    Case("SWAN", 0, "fp16", model="Qwen2MoE"),
+    Case("SWAN", 2, "fp16", 2, 0.05, model="Qwen2MoE"),
+    Case("PolarGrad", 3, "bf16", 2, model="Qwen2MoE", zero_init=True,
+         zero={**EVERY_PARAMETER_PARTITIONED, "sub_group_size": 600}),
+    Case("SWAN", 1, "bf16", model="Qwen2MoE", extra=BF16_ACCUMULATING_IN_FP32),
+    Case("SWAN", 2, model="Qwen2MoE", zero={"round_robin_gradients": True}),
+    Case("PolarGrad", 2, model="Qwen2MoE", zero={"offload_optimizer": ON_CPU}),
+    *(Case("PolarGrad", stage, model="Qwen2MoE", params=HEADS) for stage in (0, 2, 3)),
+    *(Case("SWAN", stage, model="Qwen2MoE", params={**SMALL_BUCKETS, **ROWS_OF_EXPERTS})
+      for stage in (2, 3)),
+    Case("PolarGrad", 3, "pure bf16", 2, model="Qwen2MoE", params=STOCHASTIC, tolerance=12.0),
+]  # fmt: skip
+"""Experts stacked in 3-D tensors, cut anywhere; split heads; matrices of experts that stay cut."""
+
 AUTOCAST = [
     Case(optimizer, stage, "autocast", 2, 0.05)
     for optimizer in ("SWAN", "PolarGrad")
@@ -244,5 +273,6 @@ CASES = [
     *OFFLOAD,
     *EXCHANGE,
     *PURE_BF16,
+    *MIXTURE,
     *AUTOCAST,
 ]

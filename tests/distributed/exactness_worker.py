@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,9 @@ from torch import Tensor, nn
 import gradopt_ds  # noqa: F401  (registers the optimizers)
 from tests.distributed.cases import CASES, RECIPES, Case
 from tests.distributed.model import MATRICES, SAMPLES, TinyLM, build_model, micro_batch
-from tests.reference import Reference
+from tests.distributed.moe_model import MATRICES as MOE_MATRICES
+from tests.distributed.moe_model import MATRICES_WITH_HEADS, TinyMoe, build_moe, whole
+from tests.reference import Array, StackedReference
 
 STEPS = 3
 LOSS_SCALE_POWER = 8
@@ -49,10 +52,11 @@ def deepspeed_config(case: Case) -> dict[str, Any]:
 
 def run_case(case: Case) -> dict[str, float]:
     """Worst relative error of any parameter's update, over all steps."""
-    twin = build_model()
+    build_twin, build = (build_model, TinyLM) if case.model == "dense" else (build_moe, TinyMoe)
+    twin, matrices = build_twin(), _matrices(case)
     config = deepspeed_config(case)
     with deepspeed.zero.Init(config_dict_or_path=config, enabled=case.zero_init):
-        model = TinyLM()
+        model = build()
     _copy_weights(twin, model)
     engine, *_ = deepspeed.initialize(model=model, config=config)
     recipe = RECIPES[case.optimizer]
@@ -60,7 +64,9 @@ def run_case(case: Case) -> dict[str, float]:
     names = [name for name, _ in engine.module.named_parameters()]
     before = _masters(engine)
     references = {
-        name: Reference(matrix_rule if name in MATRICES else recipe.others, before[name])
+        name: StackedReference(matrix_rule, before[name], matrices[name])
+        if name in matrices
+        else StackedReference(recipe.others, before[name], whole)
         for name in names
     }
     worst = {"matrices": 0.0, "others": 0.0}
@@ -76,7 +82,7 @@ def run_case(case: Case) -> dict[str, float]:
             relative = float(np.linalg.norm(deviation) / np.linalg.norm(expected))
             if case.precision == "pure bf16":
                 relative = float((np.abs(deviation) / _last_place(after[name])).max())
-            kind = "matrices" if name in MATRICES else "others"
+            kind = "matrices" if name in matrices else "others"
             # `max` would let a NaN pass.
             assert np.isfinite(relative), f"{case.name}: {name} at step {step}: {relative}"
             worst[kind] = max(worst[kind], relative)
@@ -84,6 +90,13 @@ def run_case(case: Case) -> dict[str, float]:
         _copy_weights(engine.module, twin)
     engine.destroy()
     return worst
+
+
+def _matrices(case: Case) -> Mapping[str, Callable[[Array], list[Array]]]:
+    """What must get the matrix rule, and how to take the matrices out of it."""
+    if case.model == "dense":
+        return dict.fromkeys(MATRICES, whole)
+    return MATRICES_WITH_HEADS if "split" in case.params else MOE_MATRICES
 
 
 def _train_step(engine: Any, twin: nn.Module, step: int, case: Case) -> dict[str, np.ndarray]:

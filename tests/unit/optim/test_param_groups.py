@@ -98,19 +98,6 @@ def test_bad_patterns_are_refused(patterns: dict[str, list[str]], message: str) 
         assign_rules(TinyLM(), **patterns)
 
 
-def test_stacked_matrices_are_refused_until_excluded() -> None:
-    """Fused experts would be trained by a rule that their name does not say."""
-
-    class Experts(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.gate_up_proj = nn.Parameter(torch.zeros(4, 6, 8))
-
-    with pytest.raises(ValueError, match="'gate_up_proj' has shape .4, 6, 8.*exclude"):
-        assign_rules(Experts())
-    assert matrices(Experts(), exclude=["gate_up_proj"]) == set()
-
-
 def test_groups_split_and_keep_their_settings() -> None:
     """Per-group lr, weight decay, name and foreign keys survive in both parts."""
     model = TinyLM()
