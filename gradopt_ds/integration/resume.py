@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from deepspeed.checkpoint.constants import FP32_WEIGHT_KEY, OPTIMIZER_STATE_DICT
+from deepspeed.utils import groups
 from torch import Tensor, nn
 
 from gradopt_ds.checkpoint import Record, check_content, check_layout, from_state, slice_state
@@ -111,6 +112,10 @@ def _saved_record(file: Path) -> Record:
 def _file(engine: Any, folder: Path, dp_rank: int) -> Path:
     """Where DeepSpeed has put the optimizer's state of a rank."""
     parent, tag = str(folder.parent), folder.name
+    if not engine.zero_optimization() and engine.has_moe_layers:
+        largest = groups._get_max_expert_size_name()
+        rank = groups._get_expert_parallel_rank(largest)
+        return Path(engine._get_optimizer_ckpt_name(parent, tag, rank))
     if not engine.zero_optimization():
         return Path(engine._get_ckpt_name(parent, tag))
     half = engine.bfloat16_enabled()

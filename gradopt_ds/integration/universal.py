@@ -37,10 +37,15 @@ def convert(source: Path, target: Path) -> None:
         target: folder to write.
 
     Raises:
-        ValueError: the checkpoint is not complete, is not of ZeRO stage 1 to 3, or was not saved
-            by an optimizer of this library.
+        ValueError: the checkpoint is not complete, is not of ZeRO stage 1 to 3, was not saved by
+            an optimizer of this library, or is of a model with DeepSpeed MoE layers.
         FileExistsError: ``target`` exists.
     """
+    if any(source.glob("layer_*_expert_*")):
+        raise ValueError(
+            f"{source} holds a model with DeepSpeed MoE layers, whose experts have the same names "
+            "on different ranks: it resumes on as many ranks as saved it, with the same ep_size"
+        )
     if target.exists():
         raise FileExistsError(f"{target} exists: remove it, or write to another folder")
     ranks = [_loaded(file)[OPTIMIZER_STATE_DICT] for file in _rank_files(source)]

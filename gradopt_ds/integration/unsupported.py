@@ -26,6 +26,11 @@ def _optimizer_device(engine: Any) -> str:
     return _device(_zero(engine).offload_optimizer)
 
 
+def _has_auto_ep(engine: Any) -> bool:
+    settings = engine._config.expert_parallel_config
+    return settings is not None and bool(settings.enabled)
+
+
 REFUSED: tuple[Setting, ...] = (
     ('"zero_optimization": {"zenflow": …}', lambda e: _zero(e).zenflow is not None),
     (
@@ -90,7 +95,15 @@ REFUSED: tuple[Setting, ...] = (
     ("tensor parallelism (autotp_size > 1)", lambda e: e.autotp_size() > 1),
     ("a model-parallel unit (mpu)", lambda e: e.mpu is not None),
     ("pipeline parallelism", lambda e: isinstance(e.module, PipelineModule)),
-    ("DeepSpeed MoE layers (expert parallelism)", lambda e: e.has_moe_layers),
+    (
+        "DeepSpeed MoE layers at ZeRO stage 3",
+        lambda e: e.has_moe_layers and e.zero_optimization_partition_weights(),
+    ),
+    (
+        '"checkpoint": {"load_universal": true} with DeepSpeed MoE layers',
+        lambda e: e.has_moe_layers and e.load_universal_checkpoint(),
+    ),
+    ('"expert_parallel": {"enabled": true} (AutoEP)', _has_auto_ep),
 )
 """What a message calls the setting, and whether an engine has it."""
 

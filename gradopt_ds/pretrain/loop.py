@@ -14,8 +14,10 @@ from gradopt_ds.memory import optimizer_state_bytes, optimizer_state_bytes_by_ke
 from gradopt_ds.optim.param_groups import whole_shape
 from gradopt_ds.pretrain import summary, validation
 from gradopt_ds.pretrain.errors import DivergedError
-from gradopt_ds.pretrain.metrics import MetricsLog, Row, read
+from gradopt_ds.pretrain.metrics import COLUMNS, MetricsLog, Row, read
+from gradopt_ds.pretrain.models import active_parameter_count
 from gradopt_ds.pretrain.progress import Progress
+from gradopt_ds.pretrain.routing import ExpertLoad, language_loss
 from gradopt_ds.pretrain.run import Run, assemble, start_processes
 from gradopt_ds.pretrain.settings import RunSettings
 
@@ -74,16 +76,21 @@ def train_step(run: Run) -> Row:
     started = time.perf_counter()
     lr = engine.get_lr()[0]
     total = torch.zeros((), device=engine.device)
+    config = engine.module.config
+    load = ExpertLoad(config, engine.device)
     for _ in range(accumulation):
         sequences = np.stack([next(run.training) for _ in range(micro)])
         batch = torch.from_numpy(sequences).long().to(engine.device)
-        loss = engine(input_ids=batch, labels=batch).loss
-        engine.backward(loss)
-        total += loss.detach().float() / accumulation
+        outputs = engine(input_ids=batch, labels=batch)
+        engine.backward(outputs.loss)
+        total += language_loss(outputs, config) / accumulation
+        load.add(outputs)
+        del outputs
         engine.step()
     dist.all_reduce(total)
     run.step += 1
     mean = float(total) / dist.get_world_size()
+    routed = load.row()
     seconds = time.perf_counter() - started
     run.elapsed += seconds
     if not math.isfinite(mean):
@@ -100,6 +107,7 @@ def train_step(run: Run) -> Row:
         "grad_norm": None if norm is None else float(norm),
         "step_seconds": seconds,
         "elapsed_seconds": run.elapsed,
+        **routed,
     }
 
 
@@ -118,8 +126,10 @@ def _save_if_due(run: Run) -> None:
 
 def _write_events(run: Run, row: Row) -> None:
     if run.engine.monitor.enabled:
-        names = ("loss", "lr", "grad_norm", "step_seconds", "validation_loss")
-        events = [(f"pretrain/{name}", row[name], run.step) for name in names if row.get(name)]
+        names = [name for name in COLUMNS if name not in ("step", "tokens", "elapsed_seconds")]
+        events = [
+            (f"pretrain/{name}", row[name], run.step) for name in names if row.get(name) is not None
+        ]
         run.engine.monitor.write_events(events)
 
 
@@ -140,6 +150,7 @@ def _facts(run: Run, startup: float) -> dict[str, Any]:
         "zero_stage": engine.zero_optimization_stage(),
         "ranks": ranks,
         "parameters": sum(math.prod(whole_shape(one)) for one in engine.module.parameters()),
+        "active_parameters": active_parameter_count(engine.module.config),
         "steps": run.step,
         "tokens": rows[-1]["tokens"],
         "final_loss": rows[-1]["loss"],
@@ -159,9 +170,11 @@ def _facts(run: Run, startup: float) -> dict[str, Any]:
 def _opening(run: Run) -> str:
     engine = run.engine
     parameters = sum(math.prod(whole_shape(one)) for one in engine.module.parameters())
+    active = active_parameter_count(engine.module.config)
     return (
         f"{engine.optimizer_name()}, ZeRO stage {engine.zero_optimization_stage()}, "
-        f"{dist.get_world_size()} rank(s), {parameters / 1e6:.2f}M parameters; a step is "
+        f"{dist.get_world_size()} rank(s), {parameters / 1e6:.2f}M parameters"
+        f"{'' if active == parameters else f', {active / 1e6:.2f}M of them active'}; a step is "
         f"{engine.train_batch_size()} x {run.settings.sequence_length} tokens "
         f"({engine.train_micro_batch_size_per_gpu()} a rank and pass); "
         f"results in {run.settings.output}"

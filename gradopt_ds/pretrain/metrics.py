@@ -15,7 +15,14 @@ COLUMNS = (
     "step_seconds",
     "elapsed_seconds",  # training time so far: validation, saving and start-up left out
     "validation_loss",  # nats per token after the step, where it was measured
+    # Mixtures of experts only, see routing.py; the router's loss is in no other column.
+    "router_loss",
+    "load_max_over_mean",
+    "idle_experts",
+    "dropped_tokens",
 )
+"""Of the CSV. The JSONL also has ``expert_load``, a list of lists."""
+
 Row = dict[str, Any]
 
 
@@ -34,14 +41,16 @@ class MetricsLog:
         kept = [row for row in read(jsonl) if row["step"] <= after]
         _replace(jsonl, "".join(json.dumps(row) + "\n" for row in kept))
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(kept)
         _replace(table, text.getvalue())
         # Line buffered: a killed run leaves whole rows.
         self._jsonl = jsonl.open("a", buffering=1)
         self._csv = table.open("a", buffering=1, newline="")
-        self._writer = csv.DictWriter(self._csv, COLUMNS, lineterminator="\n")
+        self._writer = csv.DictWriter(
+            self._csv, COLUMNS, lineterminator="\n", extrasaction="ignore"
+        )
 
     def add(self, row: Row) -> None:
         """Writes one step; columns that are missing stay empty in the CSV."""

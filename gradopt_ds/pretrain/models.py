@@ -15,7 +15,8 @@ def model_config(
     """The transformers config in ``path``, with the tokenizer's vocabulary if one is given.
 
     Raises:
-        PretrainError: unknown ``model_type``, or sequences longer than the model's positions.
+        PretrainError: unknown ``model_type``, sequences longer than the model's positions, or a
+            load-balancing loss that would not be computed.
     """
     values = load(path)
     kind = values.pop("model_type", None)
@@ -27,6 +28,11 @@ def model_config(
         raise PretrainError(f"{path}: {error}") from None
     if vocab_size is not None:
         config.vocab_size = vocab_size
+    if getattr(config, "router_aux_loss_coef", 0) and not config.output_router_logits:
+        raise PretrainError(
+            f'{path} has experts, and without "output_router_logits": true transformers leaves '
+            'their load-balancing loss out: add it, or set "router_aux_loss_coef": 0.0'
+        )
     if sequence_length > config.max_position_embeddings:
         raise PretrainError(
             f"--sequence-length {sequence_length} exceeds max_position_embeddings "
@@ -47,6 +53,25 @@ def build(config: PretrainedConfig, seed: int) -> PreTrainedModel:
 def parameter_count(config: PretrainedConfig) -> int:
     """Parameters of the model, tied ones once, counted without allocating them."""
     return sum(parameter.numel() for parameter in on_meta(config).parameters())
+
+
+def active_parameter_count(config: PretrainedConfig) -> int:
+    """Parameters that one token goes through: of the routed experts only those that it chooses.
+
+    Embeddings, output head and shared experts count whole. Equals :func:`parameter_count` for a
+    dense model.
+    """
+    model = on_meta(config)
+    routed = sum(
+        parameter.numel()
+        for name, parameter in model.named_parameters()
+        if ".experts." in name and parameter.ndim == 3
+    )
+    count = sum(parameter.numel() for parameter in model.parameters())
+    if not routed:
+        return count
+    experts = getattr(config, "num_experts", None) or config.num_local_experts
+    return count - routed + routed * config.num_experts_per_tok // experts
 
 
 def on_meta(config: PretrainedConfig) -> PreTrainedModel:

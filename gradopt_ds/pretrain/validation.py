@@ -8,6 +8,7 @@ from deepspeed import DeepSpeedEngine
 from gradopt_ds.pretrain.documents import validation_texts
 from gradopt_ds.pretrain.errors import PretrainError
 from gradopt_ds.pretrain.packing import pack
+from gradopt_ds.pretrain.routing import language_loss
 from gradopt_ds.pretrain.settings import RunSettings
 from gradopt_ds.pretrain.tokenizer import Encoder
 
@@ -38,7 +39,10 @@ def sequences(settings: RunSettings, encode: Encoder, rank: int, ranks: int) -> 
 
 @torch.no_grad()
 def loss(engine: DeepSpeedEngine, own: torch.Tensor, micro_batch: int) -> float:
-    """Mean loss in nats per token over the sequences of all ranks. Collective."""
+    """Mean loss in nats per token over the sequences of all ranks, no router's loss in it.
+
+    Collective.
+    """
     engine.eval()
     total = torch.zeros(2, dtype=torch.float64)
     passes = torch.tensor(-(-len(own) // micro_batch), device=engine.device)
@@ -47,7 +51,7 @@ def loss(engine: DeepSpeedEngine, own: torch.Tensor, micro_batch: int) -> float:
         batch = own[first : first + micro_batch]
         # Under ZeRO 3 a forward pass is collective: a rank with fewer batches must not stop early.
         inputs = (batch if len(batch) else own[:1]).to(engine.device)
-        mean = engine.module(input_ids=inputs, labels=inputs).loss
+        mean = language_loss(engine.module(input_ids=inputs, labels=inputs), engine.module.config)
         total += torch.tensor([float(mean) * len(batch), len(batch)], dtype=torch.float64)
     engine.train()
     total = total.to(engine.device)

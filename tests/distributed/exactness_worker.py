@@ -11,7 +11,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
-from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 from torch import Tensor, nn
 
 import gradopt_ds  # noqa: F401  (registers the optimizers)
@@ -19,6 +18,7 @@ from tests.distributed.cases import CASES, RECIPES, Case
 from tests.distributed.model import MATRICES, SAMPLES, TinyLM, build_model, micro_batch
 from tests.distributed.moe_model import MATRICES as MOE_MATRICES
 from tests.distributed.moe_model import MATRICES_WITH_HEADS, TinyMoe, build_moe, whole
+from tests.distributed.observe import array, captured_gradients, clipped, masters
 from tests.reference import Array, StackedReference
 
 STEPS = 3
@@ -62,7 +62,7 @@ def run_case(case: Case) -> dict[str, float]:
     recipe = RECIPES[case.optimizer]
     matrix_rule = replace(recipe.matrices, **case.rule)
     names = [name for name, _ in engine.module.named_parameters()]
-    before = _masters(engine)
+    before = masters(engine)
     references = {
         name: StackedReference(matrix_rule, before[name], matrices[name])
         if name in matrices
@@ -72,7 +72,7 @@ def run_case(case: Case) -> dict[str, float]:
     worst = {"matrices": 0.0, "others": 0.0}
     for step in range(STEPS):
         gradients = _train_step(engine, twin, step, case)
-        after = _masters(engine)
+        after = masters(engine)
         for name in names:
             reference = references[name]
             reference.weight = before[name].copy()
@@ -110,21 +110,12 @@ def _train_step(engine: Any, twin: nn.Module, step: int, case: Case) -> dict[str
     if not case.zero.get("round_robin_gradients"):
         # What the optimizer is about to get, to the last bit. With round-robin gradients
         # DeepSpeed's own look-up goes to the wrong elements, and the single process is the truth.
-        captured = _captured_gradients(engine)
+        captured = captured_gradients(engine)
         if case.precision == "fp32":
             _assert_close(captured, gradients, case)
         gradients = captured
     engine.step()
-    return _clipped(gradients, case.clipping)
-
-
-def _captured_gradients(engine: Any) -> dict[str, np.ndarray]:
-    """The reduced gradients inside the engine, without the loss scale."""
-    scale = getattr(engine.optimizer, "loss_scale", 1.0)
-    return {
-        name: _array(safe_get_full_grad(param)) / scale
-        for name, param in engine.module.named_parameters()
-    }
+    return clipped(gradients, case.clipping)
 
 
 def _assert_close(
@@ -142,26 +133,7 @@ def _single_process_gradients(twin: nn.Module, step: int, case: Case) -> dict[st
     for rank in range(dist.get_world_size()):
         for micro in range(case.accumulation):
             (twin(micro_batch(step, micro, rank)) / count).backward()
-    return {name: _array(param.grad) for name, param in twin.named_parameters()}
-
-
-def _clipped(gradients: dict[str, np.ndarray], clipping: float) -> dict[str, np.ndarray]:
-    norm = np.sqrt(sum(float((g**2).sum()) for g in gradients.values()))
-    factor = min(1.0, clipping / (norm + 1e-6)) if clipping else 1.0
-    return {name: g * factor for name, g in gradients.items()}
-
-
-def _masters(engine: Any) -> dict[str, np.ndarray]:
-    """The fp32 weights that the optimizer updates, whole."""
-    named = list(engine.module.named_parameters())
-    if hasattr(engine.optimizer, "fp32_groups"):
-        halves = [p for group in engine.optimizer.fp16_groups for p in group]
-        masters = [p for group in engine.optimizer.fp32_groups for p in group]
-        by_half = dict(zip(map(id, halves), masters, strict=True))
-        return {name: _array(by_half[id(param)]) for name, param in named}
-    if all(param.dtype == torch.float32 and not hasattr(param, "ds_id") for _, param in named):
-        return {name: _array(param) for name, param in named}
-    return {name: _array(safe_get_full_fp32_param(param)) for name, param in named}
+    return {name: array(param.grad) for name, param in twin.named_parameters()}
 
 
 def _last_place(weight: np.ndarray) -> np.ndarray:
@@ -181,11 +153,6 @@ def _whole(param: Tensor, is_written: bool) -> Any:
     return deepspeed.zero.GatheredParameters(
         [param], modifier_rank=0 if is_written else None, enabled=hasattr(param, "ds_id")
     )
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    # A copy: `double()` of a double, and `numpy()` of anything, would share the memory.
-    return tensor.detach().double().clone().numpy()
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ class Engine:
     """DeepSpeed's calls in the order they come, with losses told beforehand."""
 
     device = torch.device("cpu")
+    module = SimpleNamespace(config=SimpleNamespace())
 
     def __init__(self, losses: list[float]) -> None:
         self.losses = iter(losses)

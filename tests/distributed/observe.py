@@ -1,0 +1,41 @@
+"""What an engine holds, whole and in float64."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
+from torch import Tensor
+
+
+def captured_gradients(engine: Any) -> dict[str, np.ndarray]:
+    """The reduced gradients inside the engine, without the loss scale."""
+    scale = getattr(engine.optimizer, "loss_scale", 1.0)
+    return {
+        name: array(safe_get_full_grad(param)) / scale
+        for name, param in engine.module.named_parameters()
+    }
+
+
+def clipped(gradients: dict[str, np.ndarray], clipping: float) -> dict[str, np.ndarray]:
+    norm = np.sqrt(sum(float((g**2).sum()) for g in gradients.values()))
+    factor = min(1.0, clipping / (norm + 1e-6)) if clipping else 1.0
+    return {name: g * factor for name, g in gradients.items()}
+
+
+def masters(engine: Any) -> dict[str, np.ndarray]:
+    """The fp32 weights that the optimizer updates, whole."""
+    named = list(engine.module.named_parameters())
+    if hasattr(engine.optimizer, "fp32_groups"):
+        halves = [p for group in engine.optimizer.fp16_groups for p in group]
+        masters = [p for group in engine.optimizer.fp32_groups for p in group]
+        by_half = dict(zip(map(id, halves), masters, strict=True))
+        return {name: array(by_half[id(param)]) for name, param in named}
+    if all(param.dtype == torch.float32 and not hasattr(param, "ds_id") for _, param in named):
+        return {name: array(param) for name, param in named}
+    return {name: array(safe_get_full_fp32_param(param)) for name, param in named}
+
+
+def array(tensor: Tensor) -> np.ndarray:
+    # A copy: `double()` of a double, and `numpy()` of anything, would share the memory.
+    return tensor.detach().double().clone().numpy()
