@@ -36,12 +36,14 @@ class Case:
     params: dict[str, Any] = field(default_factory=dict)
     zero_init: bool = False
     frozen: bool = False
+    model: str = "dense"
 
     @property
     def name(self) -> str:
         """For messages and folders."""
         options = [f"{key}={value}" for key, value in {**self.zero, **self.params}.items()]
         options += ["zero.Init"] * self.zero_init + ["frozen"] * self.frozen
+        options += [self.model] * (self.model != "dense")
         text = ", ".join([self.optimizer, f"stage {self.stage}", self.precision, *options])
         return text.replace("/", " ")
 
@@ -83,6 +85,9 @@ CASES = [
     Case("PolarGrad", 2, zero={"round_robin_gradients": True}),
     Case("PolarGrad", 2, "bf16", zero={"parameter_alignment": True}),
     Case("PolarGrad", 3, zero=SUB_GROUPS, frozen=True),
+    *(Case("PolarGrad", stage, model="Qwen2MoE") for stage in (0, 1, 2)),
+    Case("MuonPower", 3, "bf16", zero=SUB_GROUPS, zero_init=True, model="Qwen2MoE"),
+    Case("SWAN", 2, "bf16", model="Qwen2MoE"),
 ]
 """What goes on, bit by bit, as if it had never been broken."""
 
@@ -90,6 +95,8 @@ SKIPPED = [Case("PolarGrad", stage, "fp16", params={"power": 1.2}) for stage in 
 """Resumed after a step that overflowed."""
 
 STAGE_2, STAGE_3 = Case("PolarGrad", 2), Case("PolarGrad", 3, zero=SUB_GROUPS)
+EXPERTS_2 = Case("PolarGrad", 2, model="Qwen2MoE")
+EXPERTS_3 = Case("PolarGrad", 3, zero=SUB_GROUPS, model="Qwen2MoE")
 UNIVERSAL = [
     *((case, case) for case in (
         Case("PolarGrad", 1), STAGE_2, STAGE_3,
@@ -106,6 +113,8 @@ UNIVERSAL = [
     )),
     (STAGE_2, STAGE_3),
     (STAGE_3, Case("PolarGrad", 1)),
+    (EXPERTS_2, EXPERTS_3),
+    (EXPERTS_3, EXPERTS_2),
     (Case("PolarGrad", 2, "fp16"), Case("PolarGrad", 3, "bf16")),
 ]  # fmt: skip
 """Saved as the first, loaded on another number of ranks as the second."""

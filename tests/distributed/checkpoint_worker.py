@@ -41,6 +41,7 @@ from tests.distributed.checkpoint_cases import (
     engine_config,
 )
 from tests.distributed.model import LENGTH, VOCABULARY, TinyLM, build_model
+from tests.distributed.moe_model import TinyMoe, build_moe
 
 GLOBAL_BATCH = 24
 """Divides by every number of ranks, so that all of them see the same batch."""
@@ -58,10 +59,11 @@ def start(case: Case, *, seed: int = 0, universal: bool = False, **changes: Any)
     if universal:
         config["checkpoint"] = {"load_universal": True}
     config = {**config, **changes}
-    model = build_model(seed)
+    dense = case.model == "dense"
+    model = build_model(seed) if dense else build_moe(seed, balanced=False)
     if case.zero_init:
         with deepspeed.zero.Init(config_dict_or_path=config):
-            cut = TinyLM()
+            cut = TinyLM() if dense else TinyMoe(balanced=False)
         for from_, to in zip(model.parameters(), cut.parameters(), strict=True):
             with deepspeed.zero.GatheredParameters([to], modifier_rank=0), torch.no_grad():
                 to.copy_(from_)

@@ -6,20 +6,21 @@ from torch import Tensor, nn
 
 HIDDEN, INNER, VOCABULARY = 12, 7, 37
 EXPERTS_PER_RANK = 3
-"""Two ranks that share three equal experts cut the second one."""
+"""Two ranks that share three equal experts cut the second one, in its square matrix."""
 
 
 class Expert(nn.Module):
-    """Tall, wide, and a bias."""
+    """Wide, square, tall, and a bias."""
 
     def __init__(self) -> None:
         super().__init__()
         self.up = nn.Linear(HIDDEN, INNER)
+        self.square = nn.Linear(INNER, INNER, bias=False)
         self.down = nn.Linear(INNER, HIDDEN, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Two layers."""
-        return self.down(torch.tanh(self.up(x)))
+        """Three layers."""
+        return self.down(torch.tanh(self.square(torch.tanh(self.up(x)))))
 
 
 class ExpertLM(nn.Module):
@@ -61,7 +62,9 @@ STACK = "mixture.deepspeed_moe.experts.deepspeed_experts"
 
 def matrices(experts: int) -> frozenset[str]:
     """What must get the matrix rule; experts by their number in the whole model."""
-    stacked = {f"{STACK}.{e}.{name}.weight" for e in range(experts) for name in ("up", "down")}
+    stacked = {
+        f"{STACK}.{e}.{name}.weight" for e in range(experts) for name in ("up", "square", "down")
+    }
     return frozenset({"dense.weight", *stacked})
 
 

@@ -1,5 +1,6 @@
 """A Qwen2MoE whose experts are cut inside an expert, and inside a row, by 2 and by 3 ranks."""
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -30,10 +31,16 @@ CONFIG = Qwen2MoeConfig(
 
 
 class TinyMoe(Qwen2MoeForCausalLM):
-    """Takes tokens ``[samples, length]``; returns the loss, the router's included."""
+    """Takes tokens ``[samples, length]``; returns the loss, the router's included.
 
-    def __init__(self) -> None:
-        super().__init__(CONFIG)
+    Args:
+        balanced: whether the load-balancing loss is part of it. It is no sum over samples, so it
+            depends on how they are dealt out to ranks.
+    """
+
+    def __init__(self, balanced: bool = True) -> None:
+        super().__init__(copy.deepcopy(CONFIG))
+        self.config.output_router_logits = balanced
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Next-token cross-entropy and the load-balancing loss."""
@@ -80,10 +87,10 @@ MATRICES_WITH_HEADS = {
 }
 
 
-def build_moe(seed: int = 0) -> TinyMoe:
+def build_moe(seed: int = 0, balanced: bool = True) -> TinyMoe:
     """The same weights on every rank and in every case."""
     torch.manual_seed(seed)
-    model = TinyMoe()
+    model = TinyMoe(balanced)
     for name, param in model.named_parameters():
         torch.nn.init.normal_(param, mean=float("norm" in name), std=0.3)
     return model
