@@ -103,6 +103,10 @@ REFUSED: tuple[Setting, ...] = (
         '"checkpoint": {"load_universal": true} with DeepSpeed MoE layers',
         lambda e: e.has_moe_layers and e.load_universal_checkpoint(),
     ),
+    (
+        '"bf16": {"bf16_master_weights_and_grads": true} with DeepSpeed MoE layers',
+        lambda e: e.has_moe_layers and e.bf16_master_weights_and_gradients(),
+    ),
     ('"expert_parallel": {"enabled": true} (AutoEP)', _has_auto_ep),
 )
 """What a message calls the setting, and whether an engine has it."""

@@ -40,6 +40,7 @@ from gradopt_ds.sharding import (
 )
 from tests.distributed.cases import AUX, AUX_RULE
 from tests.distributed.model import MATRICES, SAMPLES, TinyLM, build_model, micro_batch
+from tests.distributed.moe_model import EXPERTS, LAYER, build_moe
 from tests.reference import Reference, Rule
 
 POLAR = {"lr": 0.1, "momentum": 0.8, "oracle": "svd", "aux": AUX}
@@ -271,6 +272,61 @@ def one_oracle_call_per_matrix_and_step() -> None:
         train(engine, range(2))
         dist.all_reduce(matrices)
         assert matrices.item() == 2 * len(MATRICES)
+
+
+def every_expert_gets_one_oracle_call() -> None:
+    """Ten gates and ups, five downs, four of attention, three of the shared expert; and batched."""
+    for stage, zero in ((1, {}), (2, {}), (3, {"stage3_param_persistence_threshold": 0})):
+        engine = start(config(stage=stage, zero=zero), model=build_moe())
+        optimizer = matrix_optimizer(engine)
+        rule, matrices, calls = optimizer._matrix_rule, torch.zeros(1), []
+
+        def counting(
+            batch: Tensor,
+            across: RowShards,
+            group: Any,
+            rule: Any = rule,
+            count: Any = matrices,
+            calls: Any = calls,
+        ) -> tuple[Tensor, Tensor]:
+            count.add_(batch.shape[0])
+            calls.append(tuple(batch.shape[1:]))
+            return rule(batch, across, group)
+
+        optimizer._matrix_rule = counting  # type: ignore[method-assign]
+        train(engine, range(1))
+        dist.all_reduce(matrices)
+        assert matrices.item() == 10 + 5 + 4 + 3
+        # Once for the matrices that are whole here, once for those that are put together here.
+        assert max(calls.count(shape) for shape in calls) <= 2
+        cut = {
+            matrix.name
+            for exchange in optimizer.matrix_map.exchanges.values()  # type: ignore[attr-defined]
+            for index, matrix in enumerate(exchange.plan.layout.matrices)
+            if exchange.plan.strategies[index] != "local"
+        }
+        assert any(".experts." in name for name in cut)
+
+
+def idle_experts_do_not_move() -> None:
+    """Not by a bit, at any stage, where no rank sent them a token; the others do."""
+    for stage, (name, params) in product(
+        (0, 2, 3), (("SWAN", SWAN_PARAMS), ("PolarGrad", POLAR), ("MuonPower", {"lr": 0.1}))
+    ):
+        engine = start(config(name, params, stage=stage), model=build_moe())
+        chosen: set[int] = set()
+        router = engine.module.model.layers[0].mlp.gate
+        router.register_forward_hook(
+            lambda *call, seen=chosen: seen.update(call[-1][2].flatten().tolist())
+        )
+        before = weights(engine)
+        engine.backward(engine(torch.arange(3)[None]))
+        engine.step()
+        assert 0 < len(chosen) < EXPERTS
+        after = weights(engine)
+        for key in (f"{LAYER}.mlp.experts.gate_up_proj", f"{LAYER}.mlp.experts.down_proj"):
+            still = [torch.equal(a, b) for a, b in zip(before[key], after[key], strict=True)]
+            assert still == [expert not in chosen for expert in range(EXPERTS)], (name, stage)
 
 
 def only_cut_matrices_travel() -> None:
@@ -563,6 +619,8 @@ TESTS: tuple[Callable[[], None], ...] = (
     objects_and_callables_equal_json,
     groups_keep_their_settings,
     one_oracle_call_per_matrix_and_step,
+    every_expert_gets_one_oracle_call,
+    idle_experts_do_not_move,
     only_cut_matrices_travel,
     random_layouts_are_exchanged_exactly,
     transient_bytes_are_bounded,

@@ -38,7 +38,8 @@ def engine(**overrides: Any) -> EngineStub:
         "autotp_size": lambda: 0,
         "zero_partial_offload": lambda: 1.0,
     }
-    config = SimpleNamespace(zero_config=SimpleNamespace(**zero))
+    experts = SimpleNamespace(enabled=overrides.pop("auto_ep", False))
+    config = SimpleNamespace(zero_config=SimpleNamespace(**zero), expert_parallel_config=experts)
     return EngineStub(_config=config, **{**plain, **overrides})
 
 
@@ -47,6 +48,7 @@ def engine(**overrides: Any) -> EngineStub:
     [
         {},
         {"zero": {"offload_optimizer": CPU, "offload_param": CPU}},
+        {"has_moe_layers": True},
         {"torch_autocast_enabled": lambda: True, "torch_autocast_dtype": lambda: torch.bfloat16},
         {
             "bf16_master_weights_and_gradients": lambda: True,
@@ -102,7 +104,27 @@ def test_supported_settings_are_accepted(overrides: dict[str, Any]) -> None:
         ({"is_deepcompile_enabled": lambda: True}, "deepcompile"),
         ({"autotp_size": lambda: 2}, "autotp_size"),
         ({"mpu": object()}, "mpu"),
-        ({"has_moe_layers": True}, "MoE"),
+        (
+            {"has_moe_layers": True, "zero_optimization_partition_weights": lambda: True},
+            "DeepSpeed MoE layers at ZeRO stage 3",
+        ),
+        (
+            {
+                "has_moe_layers": True,
+                "zero_optimization": lambda: True,
+                "load_universal_checkpoint": lambda: True,
+            },
+            "load_universal.* with DeepSpeed MoE layers",
+        ),
+        (
+            {
+                "has_moe_layers": True,
+                "bf16_master_weights_and_gradients": lambda: True,
+                "bf16_optimizer_states": lambda: True,
+            },
+            "bf16_master_weights_and_grads.* with DeepSpeed MoE layers",
+        ),
+        ({"auto_ep": True}, "expert_parallel.*AutoEP"),
     ],
 )
 def test_each_setting_is_refused_by_name(overrides: dict[str, Any], named: str) -> None:
@@ -120,10 +142,12 @@ def test_the_accessors_exist() -> None:
     of_config = {"zenflow", "offload_optimizer", "offload_param"} | {
         name
         for name in asked
-        if name.startswith("zero_") and name not in ("zero_partial_offload", "zero_optimization")
+        if name.startswith("zero_")
+        and name not in ("zero_partial_offload", "zero_optimization")
+        and name != "zero_optimization_partition_weights"
     }
-    methods = (
-        asked - attributes - of_config - {"_zero", "_device", "_optimizer_device", "isinstance"}
-    )
+    helpers = {"_zero", "_device", "_optimizer_device", "isinstance", "bool"}
+    methods = asked - attributes - of_config - helpers
     methods -= {"PipelineModule", "elastic_checkpoint", "torch", "float16"}
+    methods -= {"expert_parallel_config", "enabled"}
     assert [name for name in methods if not hasattr(DeepSpeedEngine, name)] == []
