@@ -126,7 +126,7 @@ class Setup(BaseModel):
         """The dtypes of ``precision``."""
         return PRECISIONS[self.precision]
 
-    def deepspeed_config(self, optimizer: Mapping[str, Any]) -> dict[str, Any]:
+    def engine_config(self, optimizer: Mapping[str, Any]) -> dict[str, Any]:
         """The DeepSpeed JSON of this setup, for engines that are to be measured.
 
         Args:

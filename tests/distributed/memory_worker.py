@@ -95,7 +95,7 @@ def run(shape: str, optimizer: str, told: dict[str, Any]) -> dict[str, Any]:
     wanted = estimate(models.on_meta(SHAPES[shape]()), BLOCKS[optimizer], setup, dist.get_rank())
     before = existing_tensors()
     model = models.build(SHAPES[shape](), seed=0)
-    config = setup.deepspeed_config(BLOCKS[optimizer])
+    config = setup.engine_config(BLOCKS[optimizer])
     engine, *_ = deepspeed.initialize(model=model, model_parameters=model.parameters(),
                                       config=config)  # fmt: skip
     del model

@@ -22,5 +22,6 @@ def test_the_table_of_the_papers(optimizer: str) -> None:
     }
     (row,) = (row for row in papers.table(shapes) if papers.ROWS[row["optimizer"]] == optimizer)
     for size, printed in zip(papers.SIZES, PRINTED[optimizer], strict=True):
-        digits = 1 if printed > 10 else 2
-        assert round(row[size], digits) == pytest.approx(printed, abs=0.5 * 10**-digits), size
+        # One in the last digit: they print 2.05 for the 2.056 of Adam's 350M.
+        last = 0.1 if printed > 10 else 0.01
+        assert row[size] == pytest.approx(printed, abs=last), size
