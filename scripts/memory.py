@@ -14,7 +14,6 @@ from gradopt_ds.memory_bench import report
 from gradopt_ds.memory_bench.largest import largest
 from gradopt_ds.memory_bench.measure import measure
 from gradopt_ds.memory_bench.settings import (
-    BASELINE,
     EstimateSettings,
     MeasureSettings,
     PaperSettings,
@@ -73,7 +72,7 @@ def _estimate(settings: EstimateSettings) -> int:
     found = {
         name: estimate(model, block, settings.setup) for name, block in settings.blocks.items()
     }
-    rows = report.compared(found, BASELINE)
+    rows = report.compared(found)
     console = Console()
     told: dict[str, Any] = {"settings": settings.model_dump(mode="json")}
     title = (

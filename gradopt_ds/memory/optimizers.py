@@ -16,6 +16,7 @@ from gradopt_ds.optim import GradPower, MatrixOptimizer
 
 BLOCKS: Mapping[str, dict[str, Any]] = {
     "AdamW": {"type": "AdamW", "params": {"torch_adam": True}},
+    "FusedAdamW": {"type": "AdamW"},
     # In DeepSpeed's JSON "Muon" is DeepSpeed's own; the first power of a gradient is the gradient.
     "Muon": {"type": "GradPower", "params": {"power": 1.0, "base": {"type": "Muon"}}},
     **{name: {"type": name} for name in OPTIMIZERS},
@@ -32,11 +33,12 @@ class Built:
 
     Attributes:
         optimizer: it has never stepped.
-        counts_on_device: its step counters are tensors, as torch's are; DeepSpeed's are numbers.
+        torch_steps: torch takes the step, with counters that are tensors and with temporaries as
+            large as its parameters; DeepSpeed's fused Adam has neither.
     """
 
     optimizer: Optimizer
-    counts_on_device: bool
+    torch_steps: bool
 
     @property
     def base(self) -> Optimizer:
@@ -69,7 +71,7 @@ class Built:
             tensor.numel() * tensor.itemsize
             for state in self.optimizer.state.values()
             for key, value in state.items()
-            if key != "step" or self.counts_on_device
+            if key != "step" or self.torch_steps
             for tensor in tensors_in(value)
         ]
         for group, params in zip(groups, before, strict=True):
@@ -91,7 +93,7 @@ def build(block: Mapping[str, Any], model: nn.Module) -> Built:
     name, params = str(block.get("type")), dict(block.get("params") or {})
     if canonical_name(name) is not None:
         optimizer = build_optimizer(name, params, model, model.parameters())
-        return Built(optimizer, counts_on_device=True)
+        return Built(optimizer, torch_steps=True)
     if name.lower() not in ("adam", "adamw"):
         raise ValueError(
             f"the memory of the optimizer {name!r} is not known; known are AdamW, Adam, GradPower, "

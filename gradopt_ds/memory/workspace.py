@@ -37,7 +37,7 @@ def workspace_bytes(
         exchange: its settings; DeepSpeed's JSON may say others than the defaults.
     """
     master = setup.dtypes.masters.itemsize
-    adam = isinstance(built.base, AdamW | Adam | MatrixOptimizer)
+    adam = built.torch_steps and isinstance(built.base, AdamW | Adam | MatrixOptimizer)
     most = 0
     for group, parts in zip(built.optimizer.param_groups, groups, strict=True):
         sizes = [prod(shape) for shapes in stepped_shapes(parts, setup) for shape in shapes]

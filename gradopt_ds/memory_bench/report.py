@@ -44,19 +44,18 @@ MEASURED = {
 }
 
 
-def compared(estimates: Mapping[str, Estimate], baseline: str) -> list[Row]:
-    """One row per optimizer, bytes, with what it saves against the baseline."""
-    against = estimates.get(baseline)
+def compared(estimates: Mapping[str, Estimate]) -> list[Row]:
+    """One row per optimizer, bytes, with what it saves against the first."""
+    against = next(iter(estimates.values()))
     rows = []
     for name, one in estimates.items():
         row: Row = {"optimizer": name, **vars(one)}
-        if against is not None:
-            for key, own, other in (
-                ("state", one.state, against.state),
-                ("total", one.total, against.total),
-            ):
-                row[f"{key}_saved"] = other - own
-                row[f"{key}_saved_percent"] = 100 * (other - own) / other
+        for key, own, other in (
+            ("state", one.state, against.state),
+            ("total", one.total, against.total),
+        ):
+            row[f"{key}_saved"] = other - own
+            row[f"{key}_saved_percent"] = 100 * (other - own) / other if other else None
         rows.append(row)
     return rows
 

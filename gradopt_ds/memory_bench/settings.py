@@ -11,7 +11,6 @@ from gradopt_ds.memory.setup import Setup
 from gradopt_ds.pretrain.deepspeed_json import load
 from gradopt_ds.pretrain.errors import PretrainError
 
-BASELINE = "AdamW"
 FROM_JSON = "JSON: "
 
 
@@ -19,7 +18,8 @@ class _Common(Setup):
     model: Path = Field(description="transformers JSON of the model, or its name in configs/models")
     optimizers: str = Field(
         default="AdamW,Muon,PolarGrad,SWAN,SinkGD",
-        description=f"comma-separated; known are {', '.join(BLOCKS)}",
+        description="comma-separated; the others are compared with the first; known are "
+        f"{', '.join(BLOCKS)}",
     )
     deepspeed_config: Path | None = Field(
         default=None,
