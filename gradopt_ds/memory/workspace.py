@@ -19,7 +19,8 @@ RULE_COPIES = 7
 """A batch of matrices in float32 and the rule's temporaries: six as large, at most."""
 
 ADAM_COPIES = 2
-"""torch's AdamW: the root of the second moment, and that root divided."""
+"""torch's AdamW: the root of the second moment, and that root divided. Of tensors that it steps on one
+after the other, that of the last is still there."""
 
 
 def workspace_bytes(
@@ -44,11 +45,16 @@ def workspace_bytes(
         if group.get("rule") == MATRIX:
             own = _matrix_bytes(parts, setup, exchange or ExchangeSettings())
         else:
-            own = ADAM_COPIES * max(sizes) * master * adam
+            own = (ADAM_COPIES * max(sizes) + _second(sizes, setup)) * master * adam
         if built.powered:
             own += sum(sizes) * master if setup.stage < 3 else max(sizes) * master
         most = max(most, own)
     return most
+
+
+def _second(sizes: Sequence[int], setup: Setup) -> int:
+    # Stages 1 to 3 step on one slice at a time.
+    return sorted(sizes)[-2] if setup.stage == 0 and len(sizes) > 1 else 0
 
 
 def _matrix_bytes(parts: Sequence[Group], setup: Setup, exchange: ExchangeSettings) -> int:

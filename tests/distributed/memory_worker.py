@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from transformers import AutoConfig
 
+from gradopt_ds.benchmark.live_memory import PeakBytes
 from gradopt_ds.memory.estimate import estimate
 from gradopt_ds.memory.live import existing_tensors
 from gradopt_ds.memory.moments import Moments
@@ -101,7 +102,10 @@ def run(shape: str, optimizer: str, told: dict[str, Any]) -> dict[str, Any]:
     del model
     moments = Moments(engine, before)
     tokens = torch.randint(engine.module.config.vocab_size, (1, TOKENS))
-    for _ in range(2):
+    peak = PeakBytes(engine.device)
+    for step in range(2):
+        if step:  # what the first step allocates is state
+            peak.during(engine.basic_optimizer, "step")
         for micro in range(setup.accumulation):
             loss = engine(input_ids=tokens, labels=tokens).loss
             engine.backward(loss)
@@ -117,7 +121,7 @@ def run(shape: str, optimizer: str, told: dict[str, Any]) -> dict[str, Any]:
         held = chain.from_iterable(state.values() for state in states)
         by_rule[group["rule"]] += sum(t.untyped_storage().nbytes() for t in held)
     released(engine)
-    return {"wanted": asdict(wanted), "found": moments.taken, "by_rule": by_rule}
+    return {"wanted": asdict(wanted), "found": moments.taken, "by_rule": by_rule, "workspace": peak.most}
 
 
 def masters_of(engine: Any, group: dict[str, Any]) -> list[torch.Tensor]:

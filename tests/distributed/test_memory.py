@@ -47,6 +47,12 @@ def test_no_tensor_is_forgotten(results: list[tuple[Any, dict[str, Any]]]) -> No
         assert one["found"]["rest"]["other"] <= OTHER, case
 
 
+def test_the_workspace_is_bounded(results: list[tuple[Any, dict[str, Any]]]) -> None:
+    """What a step allocates and holds at a time, state excepted."""
+    for case, one in results:
+        assert 0 < one["workspace"] <= one["wanted"]["workspace"] + SMALL_CHANGE, case
+
+
 def test_stateless_matrices_have_no_state(results: list[tuple[Any, dict[str, Any]]]) -> None:
     seen = 0
     for (_, optimizer, _), one in results:
