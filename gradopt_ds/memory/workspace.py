@@ -19,8 +19,8 @@ RULE_COPIES = 7
 """A batch of matrices in float32 and the rule's temporaries: six as large, at most."""
 
 ADAM_COPIES = 2
-"""torch's AdamW: the root of the second moment, and that root divided. Of tensors that it steps on one
-after the other, that of the last is still there."""
+"""torch's AdamW: the root of the second moment, and that root divided. Of tensors
+that it steps on one after the other, that of the last is still there."""
 
 
 def workspace_bytes(

@@ -121,7 +121,12 @@ def run(shape: str, optimizer: str, told: dict[str, Any]) -> dict[str, Any]:
         held = chain.from_iterable(state.values() for state in states)
         by_rule[group["rule"]] += sum(t.untyped_storage().nbytes() for t in held)
     released(engine)
-    return {"wanted": asdict(wanted), "found": moments.taken, "by_rule": by_rule, "workspace": peak.most}
+    return {
+        "wanted": asdict(wanted),
+        "found": moments.taken,
+        "by_rule": by_rule,
+        "workspace": peak.most,
+    }
 
 
 def masters_of(engine: Any, group: dict[str, Any]) -> list[torch.Tensor]:
