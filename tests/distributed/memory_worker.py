@@ -87,6 +87,9 @@ def main() -> None:
     dist.all_gather_object(everyone, found)
     if dist.get_rank() == 0:
         Path(sys.argv[1]).write_text(json.dumps({"ranks": everyone}))
+    # A process that ends while another still talks to it takes gloo's threads down with it.
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 def run(shape: str, optimizer: str, told: dict[str, Any]) -> dict[str, Any]:
