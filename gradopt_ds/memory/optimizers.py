@@ -1,7 +1,7 @@
 """Optimizers on the meta device: their groups, and the state that their own step makes."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from gradopt_ds.integration import OPTIMIZERS
-from gradopt_ds.integration.registry import build_optimizer, canonical_name
+from gradopt_ds.integration.registry import build_optimizer, canonical_name, exchange_settings
 from gradopt_ds.memory.live import tensors_in
 from gradopt_ds.ops import MatrixRule, MatrixUpdate
 from gradopt_ds.optim import GradPower, MatrixOptimizer
+from gradopt_ds.sharding import ExchangeSettings
 
 BLOCKS: Mapping[str, dict[str, Any]] = {
     "AdamW": {"type": "AdamW", "params": {"torch_adam": True}},
@@ -35,10 +36,12 @@ class Built:
         optimizer: it has never stepped.
         torch_steps: torch takes the step, with counters that are tensors and with temporaries as
             large as its parameters; DeepSpeed's fused Adam has neither.
+        exchange: how cut matrices travel.
     """
 
     optimizer: Optimizer
     torch_steps: bool
+    exchange: ExchangeSettings = field(default_factory=ExchangeSettings)
 
     @property
     def base(self) -> Optimizer:
@@ -93,7 +96,7 @@ def build(block: Mapping[str, Any], model: nn.Module) -> Built:
     name, params = str(block.get("type")), dict(block.get("params") or {})
     if canonical_name(name) is not None:
         optimizer = build_optimizer(name, params, model, model.parameters())
-        return Built(optimizer, torch_steps=True)
+        return Built(optimizer, True, exchange_settings(name, params))
     if name.lower() not in ("adam", "adamw"):
         raise ValueError(
             f"the memory of the optimizer {name!r} is not known; known are AdamW, Adam, GradPower, "

@@ -23,19 +23,13 @@ ADAM_COPIES = 2
 that it steps on one after the other, that of the last is still there."""
 
 
-def workspace_bytes(
-    built: Built,
-    groups: Sequence[Sequence[Group]],
-    setup: Setup,
-    exchange: ExchangeSettings | None = None,
-) -> int:
+def workspace_bytes(built: Built, groups: Sequence[Sequence[Group]], setup: Setup) -> int:
     """Bytes that the step of one group may occupy besides gradients and state, at most.
 
     Args:
         built: the optimizer.
         groups: for each of its parameter groups the parameters on a rank.
         setup: of ZeRO.
-        exchange: its settings; DeepSpeed's JSON may say others than the defaults.
     """
     master = setup.dtypes.masters.itemsize
     adam = built.torch_steps and isinstance(built.base, AdamW | Adam | MatrixOptimizer)
@@ -43,7 +37,7 @@ def workspace_bytes(
     for group, parts in zip(built.optimizer.param_groups, groups, strict=True):
         sizes = [prod(shape) for shapes in stepped_shapes(parts, setup) for shape in shapes]
         if group.get("rule") == MATRIX:
-            own = _matrix_bytes(parts, setup, exchange or ExchangeSettings())
+            own = _matrix_bytes(parts, setup, built.exchange)
         else:
             own = (ADAM_COPIES * max(sizes) + _second(sizes, setup)) * master * adam
         if built.powered:

@@ -85,6 +85,13 @@ def test_polar_first_and_pure_bf16() -> None:
     assert estimate(llama(), block, Setup(precision="pure-bf16")).state_matrix == 2 * MATRICES
 
 
+def test_the_bucket_of_the_json_bounds_the_exchange() -> None:
+    setup = Setup(stage=3, ranks=2)
+    block = {"type": "SWAN", "params": {"exchange_bucket_size": 1}}
+    assert estimate(llama(), block, setup).workspace == 12 * 4 * H * F  # one matrix travels alone
+    assert estimate(llama(), BLOCKS["SWAN"], setup).workspace == 12 * 4 * MATRICES
+
+
 def test_fused_adam_counts_without_tensors() -> None:
     fused = {"type": "Adam", "params": {"lr": 1e-3}}
     counted = {"type": "Adam", "params": {"lr": 1e-3, "torch_adam": True}}
