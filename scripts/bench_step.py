@@ -8,6 +8,7 @@ from rich.console import Console
 
 from gradopt_ds.benchmark import launch, report
 from gradopt_ds.benchmark.settings import BenchSettings
+from gradopt_ds.integration.local_ranks import RanksError
 from gradopt_ds.pretrain import models
 from gradopt_ds.pretrain.command_line import add_settings, build
 from gradopt_ds.pretrain.errors import PretrainError
@@ -53,7 +54,7 @@ def main() -> int:
     except PretrainError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except launch.BenchError as error:
+    except RanksError as error:
         print(f"{error}\nerror: a rank failed", file=sys.stderr)
         return 1
     report.write(found, settings)

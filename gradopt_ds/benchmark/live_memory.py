@@ -16,13 +16,14 @@ class LiveStorages(TorchDispatchMode):
     Only what passes torch's dispatcher is seen: temporaries inside a kernel are not.
 
     Attributes:
+        alive: bytes that are alive now.
         peak: most bytes that were alive at a time.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
-        self._alive = 0
+        self.alive = 0
         self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def __torch_dispatch__(
@@ -47,11 +48,11 @@ class LiveStorages(TorchDispatchMode):
 
         def gone(_: object) -> None:
             self._known.pop(key, None)
-            self._alive -= size
+            self.alive -= size
 
         self._known[key] = weakref.ref(storage, gone)
-        self._alive += size
-        self.peak = max(self.peak, self._alive)
+        self.alive += size
+        self.peak = max(self.peak, self.alive)
 
 
 class PeakBytes:

@@ -1,4 +1,4 @@
-"""Memory of an optimizer, in bytes per rank."""
+"""Memory of training, in bytes per rank: estimated from shapes, read off live engines."""
 
 from gradopt_ds.memory.measured import optimizer_state_bytes, optimizer_state_bytes_by_key
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from gradopt_ds.ops.newton_schulz import Quintic
 from gradopt_ds.ops.oracle import gram, is_count, require
 from gradopt_ds.ops.row_shards import RowShards
+from gradopt_ds.ops.symmetric import symmetric_matmul
 
 
 def apply_gram_quintics(
@@ -60,14 +60,22 @@ def check_restarts(restarts: object) -> None:
 
 def _accumulated(r: Tensor, quintics: Sequence[Quintic]) -> Tensor:
     """The matrix Q by which the quintics multiply a matrix with Gram matrix ``r``."""
-    identity = torch.eye(r.shape[-1], dtype=r.dtype, device=r.device)
-    (a, b, c), *others = quintics
-    q = factor = a * identity + b * r + c * (r @ r)
-    for a, b, c in others:
-        r = factor @ r @ factor
-        factor = a * identity + b * r + c * (r @ r)
-        q = q @ factor
+    # Polynomials in one symmetric matrix commute, so all of their products are symmetric.
+    first, *others = quintics
+    q = factor = _quintic(r, first)
+    for quintic in others:
+        r = symmetric_matmul(factor, symmetric_matmul(r, factor))
+        factor = _quintic(r, quintic)
+        q = symmetric_matmul(q, factor)
     return q
+
+
+def _quintic(r: Tensor, quintic: Quintic) -> Tensor:
+    """``aI + bR + cR^2``."""
+    a, b, c = quintic
+    factor = symmetric_matmul(r, r, scale=c, plus=r, times=b)
+    factor.diagonal(dim1=-2, dim2=-1).add_(a)
+    return factor
 
 
 def _runs(steps: int, restarts: Sequence[int]) -> Iterator[int]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gradopt_ds.ops.oracle import Oracle, gram, is_count, is_real, require
 from gradopt_ds.ops.row_shards import RowShards
+from gradopt_ds.ops.symmetric import matmul_plus, symmetric_matmul
 
 Quintic = tuple[float, float, float]
 """Coefficients (a, b, c) of the odd polynomial ``a x + b x^3 + c x^5``."""
@@ -69,7 +70,8 @@ def apply_quintics(x: Tensor, quintics: Iterable[Quintic], across: RowShards) ->
     """
     for a, b, c in quintics:
         r = gram(x, across)
-        x = a * x + (b * r + c * (r @ r) if c else b * r) @ x
+        factor = symmetric_matmul(r, r, scale=c, plus=r, times=b) if c else b * r
+        x = matmul_plus(factor, x, plus=x, times=a)
     return x
 
 

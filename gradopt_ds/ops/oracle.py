@@ -11,6 +11,7 @@ from torch import Tensor
 from gradopt_ds.ops.norms import unit
 from gradopt_ds.ops.precision import DTYPES, default_compute_dtype
 from gradopt_ds.ops.row_shards import WHOLE, RowShards
+from gradopt_ds.ops.symmetric import symmetric_matmul
 
 MATRIX = (-2, -1)
 
@@ -98,7 +99,7 @@ class Oracle(ABC):
 
         Returns:
             2mkn for each product of ``m x k`` by ``k x n``, exact for iterations; decompositions
-            are estimated. Elementwise work is left out.
+            are estimated. Elementwise work is left out, and symmetric products count in full.
         """
         return self._flops(min(m, n), max(m, n))
 
@@ -133,7 +134,7 @@ class Oracle(ABC):
 
 def gram(x: Tensor, across: RowShards) -> Tensor:
     """``x x^T`` of wide matrices ``[..., m, n]`` whose columns may be on several ranks."""
-    return across.sum(x @ x.mT)
+    return across.sum(symmetric_matmul(x, x.mT))
 
 
 def require(valid: bool, setting: str, valid_range: str, value: object) -> None:

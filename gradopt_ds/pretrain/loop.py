@@ -12,7 +12,7 @@ import torch
 
 from gradopt_ds.memory import optimizer_state_bytes, optimizer_state_bytes_by_key
 from gradopt_ds.optim.param_groups import whole_shape
-from gradopt_ds.pretrain import summary, validation
+from gradopt_ds.pretrain import memory_log, summary, validation
 from gradopt_ds.pretrain.errors import DivergedError
 from gradopt_ds.pretrain.metrics import COLUMNS, MetricsLog, Row, read
 from gradopt_ds.pretrain.models import active_parameter_count
@@ -45,8 +45,11 @@ def pretrain(settings: RunSettings) -> dict[str, Any] | None:
     with Progress(settings.steps, run.step, first) as progress, contextlib.ExitStack() as stack:
         if log is not None:
             stack.callback(log.close)
+        resumed_at = run.step
         while run.step < settings.steps:
             row = train_step(run)
+            if run.step == resumed_at + 1:
+                memory_log.log_held(run)
             _validate_if_due(run, row)
             if log is not None:
                 log.add(row)
@@ -140,6 +143,7 @@ def _facts(run: Run, startup: float) -> dict[str, Any]:
     optimizer = engine.basic_optimizer
     held: list[int | None] = [None] * ranks
     dist.all_gather_object(held, optimizer_state_bytes(optimizer))
+    peaks = memory_log.log_peak(run)
     if dist.get_rank() != 0:
         return {}
     rows = read(settings.output / "metrics.jsonl")
@@ -157,6 +161,7 @@ def _facts(run: Run, startup: float) -> dict[str, Any]:
         "final_validation_loss": validated[-1],
         "best_validation_loss": min(validated),
         "optimizer_state_bytes_per_rank": held,
+        "peak_bytes_per_rank": peaks,
         "optimizer_state_bytes_by_key": optimizer_state_bytes_by_key(optimizer),
         "seconds_per_step": summary.typical_seconds([row["step_seconds"] for row in rows]),
         "training_seconds": run.elapsed,

@@ -41,10 +41,12 @@ def model_config(
     return config
 
 
-def build(config: PretrainedConfig, seed: int) -> PreTrainedModel:
-    """The model with weights that depend on ``config`` and ``seed`` only."""
+def build(
+    config: PretrainedConfig, seed: int, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """The model with weights that depend on the arguments only."""
     torch.manual_seed(seed)
-    model = _fresh(config)
+    model = _fresh(config, dtype)
     model.config.use_cache = False
     model.train()
     return model
@@ -93,5 +95,5 @@ def find(name: Path, folder: Path) -> Path:
     raise PretrainError(f"--model {name}: no such file, and not one of {known}")
 
 
-def _fresh(config: PretrainedConfig) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+def _fresh(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_config(config, dtype=dtype)

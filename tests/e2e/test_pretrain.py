@@ -113,6 +113,19 @@ def test_the_loss_falls_and_everything_is_written(unbroken: Path) -> None:
     assert checkpoints == {"step20", "step24"}
 
 
+def test_every_rank_tells_its_memory(unbroken: Path) -> None:
+    rows = [json.loads(line) for line in (unbroken / "memory.jsonl").read_text().splitlines()]
+    assert [(row["moment"], row["step"], row["rank"]) for row in rows] == [
+        ("held", 1, 0), ("held", 1, 1), ("peak", STEPS, 0), ("peak", STEPS, 1)
+    ]  # fmt: skip
+    told = json.loads((unbroken / "summary.json").read_text())
+    assert [row["state"] for row in rows[:2]] == told["optimizer_state_bytes_per_rank"]
+    assert [row["peak"] for row in rows[2:]] == told["peak_bytes_per_rank"]
+    for held, peak in zip(rows[:2], rows[2:], strict=True):
+        assert held["masters"] >= 4 * told["parameters"] / 2
+        assert peak["peak"] > held["weights"] + held["masters"] + held["state"]
+
+
 def test_killed_and_resumed_is_like_never_stopped(shared: Path, unbroken: Path) -> None:
     output = shared / "killed"
     process = start(shared, output)

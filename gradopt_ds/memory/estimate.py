@@ -1,0 +1,176 @@
+"""Bytes per rank from shapes alone: no weight, no process."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from torch import nn
+
+from gradopt_ds.memory import activations
+from gradopt_ds.memory.optimizers import Built, build
+from gradopt_ds.memory.setup import Setup
+from gradopt_ds.memory.workspace import workspace_bytes
+from gradopt_ds.memory.zero import Group, stepped_shapes, zero_bytes
+from gradopt_ds.optim import assign_rules
+from gradopt_ds.optim.param_groups import AUX, MATRIX, whole_shape
+
+EXPERTS = ".experts."
+"""What is in the name of every parameter that expert parallelism spreads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Bytes on the rank that holds the most.
+
+    Attributes:
+        weights: see :class:`gradopt_ds.memory.zero.ZeroBytes`.
+        masters: the same.
+        state_matrix: optimizer state of matrices.
+        state_aux: of everything else.
+        gradients: at the end of the backward pass.
+        step_gradients: while the optimizer steps, at most.
+        buffers: of ZeRO, held throughout.
+        communication: ZeRO's buckets in the backward pass, and what stage 3 gathers for it.
+        workspace: of exchange, rule and AdamW's step, at most.
+        activations: at the end of the forward pass, with the loss.
+        total: the most of all of it at a time.
+        peak: when that is: ``"backward"`` or ``"step"``.
+        host: bytes of these that offloading moves to the host's memory.
+    """
+
+    weights: int
+    masters: int
+    state_matrix: int
+    state_aux: int
+    gradients: int
+    step_gradients: int
+    buffers: int
+    communication: int
+    workspace: int
+    activations: int
+    total: int
+    peak: str
+    host: int
+
+    @property
+    def state(self) -> int:
+        """All of the optimizer's state."""
+        return self.state_matrix + self.state_aux
+
+    @property
+    def accelerator(self) -> int:
+        """The total less what is in the host's memory."""
+        return self.total - self.host
+
+
+def estimate(
+    model: nn.Module, optimizer: Mapping[str, Any], setup: Setup, rank: int | None = None
+) -> Estimate:
+    """Estimate the memory of training ``model``.
+
+    Args:
+        model: it may be on the meta device; its ``config`` is transformers'.
+        optimizer: the ``"optimizer"`` block of a DeepSpeed JSON.
+        setup: ZeRO, precision and batch.
+        rank: whose memory; by default the rank's that holds the most.
+
+    Raises:
+        ValueError: see :func:`gradopt_ds.memory.optimizers.build`.
+    """
+    built = build(optimizer, model)
+    by_group = _groups(model, built, setup)
+    groups = [part for parts in by_group for part in parts]
+    state = _state(model, built, by_group, setup)
+    ranks = range(setup.ranks) if rank is None else [rank]
+    all_ranks = [zero_bytes(groups, setup, one) for one in ranks]
+    held = max(all_ranks, key=lambda one: (one.cast_gradients, one.gradients))
+    workspace = workspace_bytes(built, by_group, setup)
+    forward = activations.forward_bytes(model.config, setup)
+    backward = activations.peak_bytes(model.config, setup)
+    resident = held.weights + held.masters + sum(state) + held.buckets
+    moments = {
+        "backward": resident + held.gradients + held.backward_buckets + backward,
+        "step": resident + max(held.cast_gradients, held.step_gradients + workspace),
+    }
+    peak = max(moments, key=lambda moment: moments[moment])
+    host = 0
+    if setup.offload_optimizer:
+        host += held.masters + sum(state) + held.gradients
+    if setup.offload_param:
+        host += _part_bytes(groups, setup)
+    return Estimate(
+        weights=held.weights,
+        masters=held.masters,
+        state_matrix=state[0],
+        state_aux=state[1],
+        gradients=held.gradients,
+        step_gradients=held.step_gradients,
+        buffers=held.buckets,
+        communication=held.backward_buckets,
+        workspace=workspace,
+        activations=forward,
+        total=moments[peak],
+        peak=peak,
+        host=host,
+    )
+
+
+def _part_bytes(groups: Sequence[Group], setup: Setup) -> int:
+    shapes = [shape for group in stepped_shapes(groups, setup) for shape in group]
+    return sum(prod(shape) for shape in shapes) * setup.dtypes.weights.itemsize
+
+
+def _groups(model: nn.Module, built: Built, setup: Setup) -> list[list[Group]]:
+    """For each of the optimizer's groups its parameters; experts apart where they are spread."""
+    names = {param: name for name, param in model.named_parameters()}
+    spread = setup.expert_parallel
+    found = []
+    for group in built.optimizer.param_groups:
+        dense, experts = [], []
+        for param in group["params"]:
+            if spread > 1 and EXPERTS in names[param]:
+                experts.append(_share(names[param], whole_shape(param), spread))
+            else:
+                dense.append(whole_shape(param))
+        parts = [Group(tuple(dense), setup.ranks), Group(tuple(experts), setup.ranks // spread)]
+        found.append([part for part in parts if part.shapes])
+    if spread > 1 and not any(len(parts) > 1 for parts in found):
+        raise ValueError(f"expert_parallel {spread}, but no parameter's name has {EXPERTS!r} in it")
+    return found
+
+
+def _share(name: str, shape: tuple[int, ...], ranks: int) -> tuple[int, ...]:
+    if len(shape) != 3 or shape[0] % ranks:
+        raise ValueError(
+            f"expert_parallel {ranks} cannot spread {name!r} of shape {shape}: its first dimension "
+            "must be the experts, and a multiple of that"
+        )
+    return (shape[0] // ranks, *shape[1:])
+
+
+def _state(
+    model: nn.Module, built: Built, by_group: Sequence[Sequence[Group]], setup: Setup
+) -> tuple[int, int]:
+    """State of matrices, and of everything else."""
+    stepped = [
+        [shape for shapes in stepped_shapes(parts, setup) for shape in shapes] for parts in by_group
+    ]
+    dtype = setup.dtypes.masters
+    whole = built.state_bytes(stepped, dtype)
+    rules = [group.get("rule") for group in built.optimizer.param_groups]
+    if None in rules:  # one rule for all: the matrices' part is in proportion
+        return (matrices := round(whole * _share_of_matrices(model))), whole - matrices
+    others = [[] if rule == MATRIX else own for rule, own in zip(rules, stepped, strict=True)]
+    aux = built.state_bytes(others, dtype)
+    return whole - aux, aux
+
+
+def _share_of_matrices(model: nn.Module) -> float:
+    # Naming stacked matrices keeps `assign_rules` from refusing them.
+    stacked = [n for n, p in model.named_parameters() if p.requires_grad and p.ndim > 2]
+    rules = assign_rules(model, exclude=stacked).values()
+    elements = {rule: 0 for rule in (MATRIX, AUX)}
+    for one in rules:
+        elements[one.rule] += prod(one.shape)
+    return elements[MATRIX] / sum(elements.values())

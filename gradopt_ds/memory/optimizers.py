@@ -1,0 +1,129 @@
+"""Optimizers on the meta device: their groups, and the state that their own step makes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from gradopt_ds.integration import OPTIMIZERS
+from gradopt_ds.integration.registry import build_optimizer, canonical_name, exchange_settings
+from gradopt_ds.memory.live import tensors_in
+from gradopt_ds.ops import MatrixRule, MatrixUpdate
+from gradopt_ds.optim import GradPower, MatrixOptimizer
+from gradopt_ds.sharding import ExchangeSettings
+
+BLOCKS: Mapping[str, dict[str, Any]] = {
+    "AdamW": {"type": "AdamW", "params": {"torch_adam": True}},
+    "FusedAdamW": {"type": "AdamW"},
+    # In DeepSpeed's JSON "Muon" is DeepSpeed's own; the first power of a gradient is the gradient.
+    "Muon": {"type": "GradPower", "params": {"power": 1.0, "base": {"type": "Muon"}}},
+    **{name: {"type": name} for name in OPTIMIZERS},
+}
+"""Short names → ``"optimizer"`` blocks of a DeepSpeed JSON, with every default."""
+
+ADAM_KEYS = frozenset({"lr", "betas", "eps", "weight_decay", "amsgrad"})
+DEEPSPEED_KEYS = frozenset({"torch_adam", "adam_w_mode", "bias_correction"})
+
+
+@dataclass(frozen=True)
+class Built:
+    """An optimizer over the parameters of a model on the meta device.
+
+    Attributes:
+        optimizer: it has never stepped.
+        torch_steps: torch takes the step, with counters that are tensors and with temporaries as
+            large as its parameters; DeepSpeed's fused Adam has neither.
+        exchange: how cut matrices travel.
+    """
+
+    optimizer: Optimizer
+    torch_steps: bool
+    exchange: ExchangeSettings = field(default_factory=ExchangeSettings)
+
+    @property
+    def base(self) -> Optimizer:
+        """The optimizer behind a gradient power."""
+        return self.optimizer.base if isinstance(self.optimizer, GradPower) else self.optimizer
+
+    @property
+    def powered(self) -> bool:
+        """Whether a gradient power keeps one group's gradients twice."""
+        return any(group.get("power", 1.0) != 1.0 for group in self.optimizer.param_groups)
+
+    def state_bytes(self, stepped: Sequence[Sequence[tuple[int, ...]]], dtype: torch.dtype) -> int:
+        """Bytes of state, found by taking a step on meta tensors: nothing is derived.
+
+        Args:
+            stepped: for each parameter group the shapes of the tensors that it steps on.
+            dtype: theirs.
+        """
+        groups = self.optimizer.param_groups
+        before = [group["params"] for group in groups]
+        self.optimizer.state.clear()
+        if isinstance(self.base, MatrixOptimizer):
+            self.base.matrix_map = _without_rule
+        for group, shapes in zip(groups, stepped, strict=True):
+            group["params"] = [_with_gradient(shape, dtype) for shape in shapes]
+            # Random numbers need a device that computes; what is rounded has the same size.
+            group.update({"stochastic_rounding": False} if "stochastic_rounding" in group else {})
+        self.optimizer.step()
+        held = [
+            tensor.numel() * tensor.itemsize
+            for state in self.optimizer.state.values()
+            for key, value in state.items()
+            if key != "step" or self.torch_steps
+            for tensor in tensors_in(value)
+        ]
+        for group, params in zip(groups, before, strict=True):
+            group["params"] = params
+        self.optimizer.state.clear()
+        return sum(held)
+
+
+def build(block: Mapping[str, Any], model: nn.Module) -> Built:
+    """The optimizer of a DeepSpeed JSON over a model on the meta device.
+
+    Args:
+        block: the ``"optimizer"`` block.
+        model: names and shapes are read.
+
+    Raises:
+        ValueError: a mistake in the block, or an optimizer whose memory is not known.
+    """
+    name, params = str(block.get("type")), dict(block.get("params") or {})
+    if canonical_name(name) is not None:
+        optimizer = build_optimizer(name, params, model, model.parameters())
+        return Built(optimizer, True, exchange_settings(name, params))
+    if name.lower() not in ("adam", "adamw"):
+        raise ValueError(
+            f"the memory of the optimizer {name!r} is not known; known are AdamW, Adam, GradPower, "
+            f"{', '.join(OPTIMIZERS)}"
+            + (
+                " (\"Muon\" in a DeepSpeed JSON is DeepSpeed's own; this library's is the base of "
+                'a "GradPower" with "power": 1)'
+                if name.lower() == "muon"
+                else ""
+            )
+        )
+    if unknown := sorted(params.keys() - ADAM_KEYS - DEEPSPEED_KEYS):
+        raise ValueError(f"{name}: it is not known what {', '.join(unknown)} means for memory")
+    settings = {key: value for key, value in params.items() if key in ADAM_KEYS}
+    trainable = [param for param in model.parameters() if param.requires_grad]
+    return Built(AdamW(trainable, **settings), bool(params.get("torch_adam")))
+
+
+def _without_rule(
+    params: Sequence[Tensor], directions: Sequence[Tensor], rule: MatrixRule
+) -> Iterator[MatrixUpdate]:
+    """A matrix map for shapes alone: it asks the rule for nothing."""
+    for param, direction in zip(params, directions, strict=True):
+        yield MatrixUpdate(param, torch.empty_like(direction), direction.new_empty(()))
+
+
+def _with_gradient(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:
+    param = nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"))
+    param.grad = torch.empty_like(param)
+    return param

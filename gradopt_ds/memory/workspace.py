@@ -1,0 +1,64 @@
+"""What a step needs besides its state, and gives back: bounds, held by the tests."""
+
+from collections.abc import Sequence
+from itertools import chain
+from math import prod
+
+from torch.optim import Adam, AdamW
+
+from gradopt_ds.memory.optimizers import Built
+from gradopt_ds.memory.setup import Setup
+from gradopt_ds.memory.zero import Group, stepped_shapes
+from gradopt_ds.ops.matrix_map import BATCH_ELEMENTS
+from gradopt_ds.optim import MatrixOptimizer
+from gradopt_ds.optim.param_groups import MATRIX
+from gradopt_ds.sharding import ExchangeSettings
+from gradopt_ds.sharding.plan import COPIES, ELEMENT_BYTES
+
+RULE_COPIES = 7
+"""A batch of matrices in float32 and the rule's temporaries: six as large, at most."""
+
+ADAM_COPIES = 2
+"""torch's AdamW: the root of the second moment, and that root divided. Of tensors
+that it steps on one after the other, that of the last is still there."""
+
+
+def workspace_bytes(built: Built, groups: Sequence[Sequence[Group]], setup: Setup) -> int:
+    """Bytes that the step of one group may occupy besides gradients and state, at most.
+
+    Args:
+        built: the optimizer.
+        groups: for each of its parameter groups the parameters on a rank.
+        setup: of ZeRO.
+    """
+    master = setup.dtypes.masters.itemsize
+    adam = built.torch_steps and isinstance(built.base, AdamW | Adam | MatrixOptimizer)
+    most = 0
+    for group, parts in zip(built.optimizer.param_groups, groups, strict=True):
+        sizes = [prod(shape) for shapes in stepped_shapes(parts, setup) for shape in shapes]
+        if group.get("rule") == MATRIX:
+            own = _matrix_bytes(parts, setup, built.exchange)
+        else:
+            own = (ADAM_COPIES * max(sizes) + _second(sizes, setup)) * master * adam
+        if built.powered:
+            own += sum(sizes) * master if setup.stage < 3 else max(sizes) * master
+        most = max(most, own)
+    return most
+
+
+def _second(sizes: Sequence[int], setup: Setup) -> int:
+    # Stages 1 to 3 step on one slice at a time.
+    return sorted(sizes)[-2] if setup.stage == 0 and len(sizes) > 1 else 0
+
+
+def _matrix_bytes(parts: Sequence[Group], setup: Setup, exchange: ExchangeSettings) -> int:
+    numels = list(chain.from_iterable(part.numels for part in parts))
+    batch = min(sum(numels), max(BATCH_ELEMENTS, *numels))
+    local = RULE_COPIES * ELEMENT_BYTES * batch
+    if setup.ranks == 1 or setup.stage == 0:
+        return local
+    if setup.stage == 3:  # every matrix is cut, and the rule is among the copies of the exchange
+        local = 0
+    per_element = COPIES * ELEMENT_BYTES
+    bucket = max(exchange.exchange_bucket_size, per_element * max(numels))
+    return local + min(bucket, per_element * sum(numels))

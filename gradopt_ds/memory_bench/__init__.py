@@ -1,0 +1,1 @@
+"""``scripts/memory.py``: estimates and measurements as tables, files and a picture."""
