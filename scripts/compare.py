@@ -19,6 +19,9 @@ examples:
   python scripts/compare.py configs/deepspeed/zero2_adamw.json --seeds 0 1 2 \\
       --grid optimizer.params.lr=1e-3:1e-2:5 --output runs/sweep
       a learning-rate sweep; each optimizer's best point is marked and drawn
+  python scripts/compare.py configs/deepspeed/zero2_adampower.json --ranks 1 --jobs 2 \\
+      --grid schedule=cosine,wsd --grid optimizer.params.power=0.9,1.0,1.2
+      a grid over a setting of the run and one of the JSON, two runs at a time
 """
 CONFIGS = HERE.parent / "configs"
 OPTIMIZERS = ("adamw", "swan", "polargrad", "adampower")
@@ -45,6 +48,10 @@ def arguments() -> argparse.Namespace:
         help=f"DeepSpeed JSON files (default: those of {', '.join(OPTIMIZERS)})",
     )
     parser.add_argument("--ranks", type=int, default=2, help="ranks of each run (default: 2)")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N",
+        help="runs at a time; on GPUs they share the same ones (default: 1)",
+    )  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds (default: 0)")
     parser.add_argument(
         "--grid",
@@ -52,7 +59,7 @@ def arguments() -> argparse.Namespace:
         default=[],
         metavar="KEY=VALUES",
         help="runs every config at each value: KEY=LOW:HIGH:COUNT (geometric) or KEY=A,B,C, "
-        "e.g. optimizer.params.lr=1e-3:1e-1:5; repeat for a product",
+        "e.g. optimizer.params.lr=1e-3:1e-1:5, or schedule=cosine,wsd; repeat for a product",
     )
     parser.add_argument("--fresh", action="store_true", help="also run what has finished before")
     parser.add_argument(
@@ -69,11 +76,12 @@ def main() -> int:
     """Runs the comparison; the exit status is 1 if a run failed, 2 for wrong settings."""
     own = vars(arguments())
     configs, seeds, grid = own.pop("configs"), own.pop("seeds"), own.pop("grid")
-    ranks, fresh, output = own.pop("ranks"), own.pop("fresh"), own.pop("output")
+    ranks, jobs = own.pop("ranks"), own.pop("jobs")
+    fresh, output = own.pop("fresh"), own.pop("output")
     console = Console()
     try:
         wanted = comparison.members(configs, {**DEMO, **own}, seeds, grid, output)
-        results = comparison.run_all(wanted, ranks, HERE / "pretrain.py", fresh, console)
+        results = comparison.run_all(wanted, ranks, jobs, HERE / "pretrain.py", fresh, console)
     except PretrainError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

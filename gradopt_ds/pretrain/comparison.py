@@ -1,8 +1,11 @@
 """Several optimizers on the same data order: which runs there are, and running them."""
 
 import itertools
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +18,16 @@ from gradopt_ds.pretrain.errors import PretrainError
 from gradopt_ds.pretrain.metrics import Row
 from gradopt_ds.pretrain.settings import RunSettings
 
+Point = tuple[tuple[str, float | str], ...]
+"""What the grid sets: keys and values."""
+
 
 @dataclass(frozen=True)
 class Member:
     """One run of a comparison."""
 
     optimizer: str  # the DeepSpeed JSON's name, without zero2_
-    point: tuple[tuple[str, float], ...]  # what the grid sets for this run
+    point: Point
     settings: RunSettings
 
 
@@ -33,11 +39,11 @@ class Result:
     outcome: launch.Outcome
 
 
-def grid_values(text: str) -> tuple[str, list[float]]:
+def grid_values(text: str) -> tuple[str, list[float | str]]:
     """``KEY=LOW:HIGH:COUNT`` (geometric) or ``KEY=A,B,C`` → the key and its values.
 
     Raises:
-        PretrainError: another form.
+        PretrainError: another form, or letters where a key of the DeepSpeed JSON wants numbers.
     """
     key, _, values = text.partition("=")
     try:
@@ -46,12 +52,19 @@ def grid_values(text: str) -> tuple[str, list[float]]:
             spaced = np.geomspace(float(low), float(high), int(count))
             # Three digits: a grid is for people, and 0.0030000000000000005 is not.
             return key, [float(f"{value:.3g}") for value in spaced]
+        if key in RunSettings.model_fields and values:
+            return key, list(values.split(","))
         return key, [float(value) for value in values.split(",")]
     except ValueError:
         raise PretrainError(
             f"--grid {text!r}: write KEY=LOW:HIGH:COUNT or KEY=A,B,C, "
-            "e.g. optimizer.params.lr=1e-3:1e-1:5"
+            "e.g. optimizer.params.lr=1e-3:1e-1:5 or schedule=cosine,wsd"
         ) from None
+
+
+def shown(value: float | str) -> str:
+    """A grid's value as it is written in names and on command lines."""
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def members(
@@ -78,11 +91,13 @@ def members(
     for (name, config), point, seed in itertools.product(
         zip(names, configs, strict=True), points, seeds
     ):
-        sets = tuple(f"{key}={value:g}" for key, value in point)
-        short = (f"{key.rpartition('.')[2]}={value:g}" for key, value in point)
+        run = {key: value for key, value in point if key in RunSettings.model_fields}
+        sets = tuple(f"{key}={shown(value)}" for key, value in point if key not in run)
+        short = (f"{key.rpartition('.')[2]}={shown(value)}" for key, value in point)
         folder = "_".join([name, *short, f"seed{seed}"])
         own = {
             **told,
+            **run,
             "deepspeed_config": config,
             "override": (*told.get("override", ()), *sets),
             "seed": seed,
@@ -96,45 +111,66 @@ def members(
 
 
 def run_all(
-    wanted: Sequence[Member], ranks: int, script: Path, fresh: bool, console: Console
+    wanted: Sequence[Member], ranks: int, jobs: int, script: Path, fresh: bool, console: Console
 ) -> list[Result]:
-    """Runs the members one after the other; finished ones are reused unless ``fresh``.
+    """Runs the members, ``jobs`` at a time; finished ones are reused unless ``fresh``.
 
     A run that fails is shown with the end of its log, and the others still run.
     """
-    results = []
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console) as progress:
-        for member in wanted:
-            settings = member.settings
-            task = progress.add_task(
-                settings.output.name,
-                total=settings.steps,
-                note="starting (compiles DeepSpeed's communication the first time)",
-            )
+    stop = threading.Event()
+    with (
+        Progress(*columns, console=console) as progress,
+        ThreadPoolExecutor(jobs, thread_name_prefix="run") as pool,
+    ):
+        run = partial(_run, ranks=ranks, jobs=jobs, script=script, fresh=fresh, stop=stop)
+        waiting = [pool.submit(run, member, progress=progress) for member in wanted]
+        try:
+            return [one.result() for one in waiting]
+        except BaseException:
+            # Threads do not see the interrupt: their launchers are ended through `stop`.
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
 
-            def watch(row: Row, task: Any = task, steps: int = settings.steps) -> None:
-                note = f"step {row['step']}/{steps}, loss {row['loss']:.3f}"
-                progress.update(task, completed=row["step"], note=note)
 
-            if not fresh and launch.finished_before(settings, ranks):
-                outcome = launch.Outcome("reused")
-                progress.update(task, completed=settings.steps)
-            else:
-                outcome = launch.launch(settings, ranks, script, watch)
-            note = f"{outcome.status} after {outcome.seconds:.0f} s"
-            progress.update(task, note=note if outcome.seconds else outcome.status)
-            progress.stop_task(task)
-            if outcome.status == "failed":
-                progress.console.print(
-                    f"{settings.output.name} failed; {settings.output / launch.LOG} ends with:",
-                    style="bold red",
-                )
-                progress.console.print(outcome.tail, markup=False, highlight=False)
-            results.append(Result(member, outcome))
-    return results
+def _run(
+    member: Member,
+    ranks: int,
+    jobs: int,
+    script: Path,
+    fresh: bool,
+    stop: threading.Event,
+    progress: Progress,
+) -> Result:
+    settings = member.settings
+    task = progress.add_task(
+        settings.output.name,
+        total=settings.steps,
+        note="starting (compiles DeepSpeed's communication the first time)",
+    )
+
+    def watch(row: Row) -> None:
+        note = f"step {row['step']}/{settings.steps}, loss {row['loss']:.3f}"
+        progress.update(task, completed=row["step"], note=note)
+
+    if not fresh and launch.finished_before(settings, ranks):
+        outcome = launch.Outcome("reused")
+        progress.update(task, completed=settings.steps)
+    else:
+        outcome = launch.launch(settings, ranks, jobs, script, watch, stop)
+    note = f"{outcome.status} after {outcome.seconds:.0f} s"
+    progress.update(task, note=note if outcome.seconds else outcome.status)
+    progress.stop_task(task)
+    if outcome.status == "failed":
+        progress.console.print(
+            f"{settings.output.name} failed; {settings.output / launch.LOG} ends with:",
+            style="bold red",
+        )
+        progress.console.print(outcome.tail, markup=False, highlight=False)
+    return Result(member, outcome)

@@ -1,5 +1,6 @@
 """The picture of a comparison."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from gradopt_ds.pretrain.report import Group
+
+STYLES = ("-", "--", ":", "-.")
 
 
 def draw(groups: Sequence[Group], path: Path) -> None:
@@ -55,12 +58,32 @@ def _bars(panel: Axes, groups: Sequence[Group], colours: dict[str, str]) -> None
 
 
 def _grid(panel: Axes, groups: Sequence[Group], colours: dict[str, str]) -> None:
-    key = next(iter(groups[0]["point"]))
-    for name, colour in colours.items():
-        own: list[Any] = [group for group in groups if group["optimizer"] == name]
+    """The first key with numbers is the axis; every value of the other keys has its own line."""
+    point = groups[0]["point"]
+    key = next(
+        (key for key, value in point.items() if not isinstance(value, str)), next(iter(point))
+    )
+    lines: dict[tuple[str, str], list[Any]] = {}
+    for group in groups:
+        others = (f"{name}={value}" for name, value in group["point"].items() if name != key)
+        lines.setdefault((group["optimizer"], ", ".join(others)), []).append(group)
+    styles = dict(
+        zip(dict.fromkeys(rest for _, rest in lines), itertools.cycle(STYLES), strict=False)
+    )
+    for (name, rest), own in lines.items():
         own.sort(key=lambda group: group["point"][key])
         points = [group["point"][key] for group in own]
         losses = [group["validation_loss"] for group in own]
         spread = [group["spread"] or 0.0 for group in own]
-        panel.errorbar(points, losses, spread, color=colour, marker="o", capsize=3)
-    panel.set(xscale="log", xlabel=key, ylabel="final validation loss, nats per token")
+        panel.errorbar(
+            points, losses, spread, color=colours[name], linestyle=styles[rest],
+            label=rest, marker="o", capsize=3,
+        )  # fmt: skip
+    if len(styles) > 1:
+        # One optimizer's lines show the styles; the colours stand in the first panel.
+        handles, labels = panel.get_legend_handles_labels()
+        told = dict(zip(labels, handles, strict=True))
+        panel.legend(told.values(), told.keys())
+    if not isinstance(point[key], str):
+        panel.set(xscale="log")
+    panel.set(xlabel=key, ylabel="final validation loss, nats per token")

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,15 +37,22 @@ def finished_before(settings: RunSettings, ranks: int) -> bool:
 
 
 def launch(
-    settings: RunSettings, ranks: int, script: Path, watch: Callable[[metrics.Row], None]
+    settings: RunSettings,
+    ranks: int,
+    jobs: int,
+    script: Path,
+    watch: Callable[[metrics.Row], None],
+    stop: threading.Event,
 ) -> Outcome:
     """Runs ``script`` on ``ranks`` local ranks until it ends; its output goes to ``log.txt``.
 
     Args:
         settings: of the run; its output directory is emptied first.
         ranks: processes (and devices, where there are any).
+        jobs: runs that share the machine.
         script: the pre-training script.
         watch: called with the newest row of the trace whenever there is one.
+        stop: ends the run when it is set.
     """
     shutil.rmtree(settings.output, ignore_errors=True)
     settings.output.mkdir(parents=True)
@@ -55,11 +63,11 @@ def launch(
             command(settings, ranks, script, port),
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=_environment(ranks),
+            env=_environment(ranks * jobs),
             start_new_session=True,
         )
         try:
-            _wait(process, settings.output / "metrics.jsonl", watch)
+            _wait(process, settings.output / "metrics.jsonl", watch, stop)
         finally:
             # The launcher's ranks must not outlive an interrupted comparison.
             if process.poll() is None:
@@ -77,9 +85,9 @@ def command(settings: RunSettings, ranks: int, script: Path, port: int) -> list[
     return [launcher, *options, str(script), *command_line.arguments(settings)]
 
 
-def _environment(ranks: int) -> dict[str, str]:
+def _environment(processes: int) -> dict[str, str]:
     # More threads than cores let OpenMP spin against itself: measured ten times slower.
-    threads = max(1, (os.cpu_count() or 1) // ranks)
+    threads = max(1, (os.cpu_count() or 1) // processes)
     return {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", **os.environ}
 
 
@@ -90,9 +98,12 @@ def _free_port() -> int:
 
 
 def _wait(
-    process: subprocess.Popen[bytes], trace: Path, watch: Callable[[metrics.Row], None]
+    process: subprocess.Popen[bytes],
+    trace: Path,
+    watch: Callable[[metrics.Row], None],
+    stop: threading.Event,
 ) -> None:
-    while True:
+    while not stop.is_set():
         ended = process.poll() is not None
         rows = metrics.read(trace)
         if rows:

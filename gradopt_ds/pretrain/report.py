@@ -15,7 +15,7 @@ from typing import Any
 from rich.table import Table
 
 from gradopt_ds.pretrain import metrics, summary
-from gradopt_ds.pretrain.comparison import Result
+from gradopt_ds.pretrain.comparison import Point, Result, shown
 
 Group = dict[str, Any]
 
@@ -50,11 +50,11 @@ def gather(results: Sequence[Result]) -> list[Group]:
     return rows
 
 
-def _group(name: str, point: tuple[tuple[str, float], ...], results: Sequence[Result]) -> Group:
+def _group(name: str, point: Point, results: Sequence[Result]) -> Group:
     statuses = [result.outcome.status for result in results]
     group: Group = {
         "optimizer": name,
-        "setting": ", ".join(f"{key.rpartition('.')[2]}={value:g}" for key, value in point),
+        "setting": ", ".join(f"{key.rpartition('.')[2]}={shown(value)}" for key, value in point),
         "point": dict(point),
         "seeds": len(results),
         "status": next((one for one in statuses if one in ("failed", "diverged")), statuses[0]),
@@ -102,16 +102,16 @@ def _curve(outputs: Sequence[Path]) -> dict[str, list[float]]:
 
 def table(groups: Sequence[Group]) -> Table:
     """The table for the terminal."""
-    shown = Table(title="validation loss in nats per token; optimizer state held per rank")
+    result = Table(title="validation loss in nats per token; optimizer state held per rank")
     keys = _columns(groups)
     for key in keys:
         left = key in ("optimizer", "setting", "status")
-        shown.add_column(COLUMNS[key], justify="left" if left else "right", no_wrap=left)
+        result.add_column(COLUMNS[key], justify="left" if left else "right", no_wrap=left)
     several = any(group["setting"] for group in groups)
     for group in groups:
         style = "bold" if several and group["best"] else None
-        shown.add_row(*(_cell(group.get(key)) for key in keys), style=style)
-    return shown
+        result.add_row(*(_cell(group.get(key)) for key in keys), style=style)
+    return result
 
 
 def markdown(groups: Sequence[Group]) -> str:

@@ -54,7 +54,22 @@ def test_grids(text: str, values: list[float]) -> None:
     assert comparison.grid_values(text) == ("a.lr", values)
 
 
-@pytest.mark.parametrize("text", ["a.lr", "a.lr=x", "a.lr=1:2"])
+def test_a_grid_over_a_setting_of_the_run(tmp_path: Path) -> None:
+    grid = ["schedule=cosine,wsd", "optimizer.params.power=0.9,1.2", "steps=40,80"]
+    found = comparison.members([ADAM], MODEL, [0], grid, tmp_path)
+    assert len(found) == 8
+    last = found[-1].settings
+    assert (last.schedule, last.steps) == ("wsd", 80)
+    assert last.override == ("optimizer.params.power=1.2",)
+    assert last.output == tmp_path / "adamw_schedule=wsd_power=1.2_steps=80_seed0"
+    groups = report.gather([finish(member, 5.0) for member in found])
+    assert groups[-1]["setting"] == "schedule=wsd, power=1.2, steps=80"
+    figure.draw(groups, tmp_path / "comparison.png")
+    with pytest.raises(PretrainError, match="--schedule"):
+        comparison.members([ADAM], MODEL, [0], ["schedule=linear"], tmp_path)
+
+
+@pytest.mark.parametrize("text", ["a.lr", "a.lr=x", "a.lr=1:2", "schedule="])
 def test_a_wrong_grid_is_explained(text: str) -> None:
     with pytest.raises(PretrainError, match="KEY=LOW:HIGH:COUNT"):
         comparison.grid_values(text)
