@@ -12,8 +12,7 @@ from gradopt_ds.memory.optimizers import Built, build
 from gradopt_ds.memory.setup import Setup
 from gradopt_ds.memory.workspace import workspace_bytes
 from gradopt_ds.memory.zero import Group, stepped_shapes, zero_bytes
-from gradopt_ds.optim import assign_rules
-from gradopt_ds.optim.param_groups import AUX, MATRIX, whole_shape
+from gradopt_ds.optim.param_groups import AUX, MATRIX, default_assignments, whole_shape
 
 EXPERTS = ".experts."
 """What is in the name of every parameter that expert parallelism spreads."""
@@ -167,10 +166,7 @@ def _state(
 
 
 def _share_of_matrices(model: nn.Module) -> float:
-    # Naming stacked matrices keeps `assign_rules` from refusing them.
-    stacked = [n for n, p in model.named_parameters() if p.requires_grad and p.ndim > 2]
-    rules = assign_rules(model, exclude=stacked).values()
     elements = {rule: 0 for rule in (MATRIX, AUX)}
-    for one in rules:
+    for one in default_assignments(model).values():
         elements[one.rule] += prod(one.shape)
     return elements[MATRIX] / sum(elements.values())

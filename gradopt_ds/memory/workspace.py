@@ -37,7 +37,10 @@ def workspace_bytes(built: Built, groups: Sequence[Sequence[Group]], setup: Setu
     for group, parts in zip(built.optimizer.param_groups, groups, strict=True):
         sizes = [prod(shape) for shapes in stepped_shapes(parts, setup) for shape in shapes]
         if group.get("rule") == MATRIX:
-            own = _matrix_bytes(parts, setup, built.exchange)
+            assert isinstance(built.base, MatrixOptimizer)
+            blocks = [block for param in group["params"] for block in built.base.blocks[param]]
+            largest = max(block.numel for block in blocks)
+            own = _matrix_bytes(parts, largest, setup, built.exchange)
         else:
             own = (ADAM_COPIES * max(sizes) + _second(sizes, setup)) * master * adam
         if built.powered:
@@ -51,14 +54,17 @@ def _second(sizes: Sequence[int], setup: Setup) -> int:
     return sorted(sizes)[-2] if setup.stage == 0 and len(sizes) > 1 else 0
 
 
-def _matrix_bytes(parts: Sequence[Group], setup: Setup, exchange: ExchangeSettings) -> int:
-    numels = list(chain.from_iterable(part.numels for part in parts))
-    batch = min(sum(numels), max(BATCH_ELEMENTS, *numels))
+def _matrix_bytes(
+    parts: Sequence[Group], largest: int, setup: Setup, exchange: ExchangeSettings
+) -> int:
+    """``largest``: elements of the largest matrix; a parameter may hold many of them."""
+    elements = sum(chain.from_iterable(part.numels for part in parts))
+    batch = min(elements, max(BATCH_ELEMENTS, largest))
     local = RULE_COPIES * ELEMENT_BYTES * batch
     if setup.ranks == 1 or setup.stage == 0:
         return local
     if setup.stage == 3:  # every matrix is cut, and the rule is among the copies of the exchange
         local = 0
     per_element = COPIES * ELEMENT_BYTES
-    bucket = max(exchange.exchange_bucket_size, per_element * max(numels))
-    return local + min(bucket, per_element * sum(numels))
+    bucket = max(exchange.exchange_bucket_size, per_element * largest)
+    return local + min(bucket, per_element * elements)

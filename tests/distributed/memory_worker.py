@@ -66,6 +66,7 @@ CASES = {
         case("tied llama", "SWAN", 3, "bf16", **PARTITIONED),
         case("qwen2_moe", "AdamW", 1, "bf16"),
         case("qwen2_moe", "AdamPower", 3, "fp32", **PARTITIONED),
+        case("qwen2_moe", "PolarGrad", 2, "bf16"),
         case("llama", "PolarGrad", 1, "bf16", accumulation=2),
         case("llama", "SWAN", 2, "bf16", offload_optimizer=True),
         case("llama", "SWAN", 3, "bf16", offload_optimizer=True, offload_param=True),
@@ -75,6 +76,7 @@ CASES = {
         case("llama", "SinkGD", 2, "fp32"),
         case("llama", "Muon", 3, "bf16", **PARTITIONED),
         case("qwen2_moe", "AdamW", 2, "fp32"),
+        case("qwen2_moe", "SWAN", 3, "bf16"),
     ],
 }
 

@@ -74,6 +74,21 @@ def test_experts_by_hand_and_spread() -> None:
     assert found.state == pytest.approx(8 * (dense / 4 + experts / 4), abs=128)
 
 
+def test_experts_are_matrices_and_routers_are_not() -> None:
+    """The state of matrices, and room for one expert's gate at a time."""
+    moe = {"kind": "qwen2_moe", "num_experts": EXPERT_COUNT, "moe_intermediate_size": EXPERT_F,
+           "shared_expert_intermediate_size": F, "decoder_sparse_step": 1}  # fmt: skip
+    matrices = MATRICES + LAYERS * EXPERT_COUNT * 3 * H * EXPERT_F
+    setup = Setup(stage=3, precision="bf16", ranks=2)
+    polar = {"type": "PolarGrad", "params": {"exchange_bucket_size": 1}}
+    found = estimate(llama(**moe), polar, setup)
+    assert found.state_matrix == 4 * matrices / 2
+    # The shared expert's, which is larger than a routed one's, but not than four of them.
+    assert found.workspace == 12 * 4 * H * F
+    adam = estimate(llama(**moe), BLOCKS["AdamW"], setup)
+    assert adam.state_matrix == pytest.approx(8 * matrices / 2, rel=1e-3)
+
+
 def test_momentum_0_keeps_nothing() -> None:
     block = {"type": "PolarGrad", "params": {"momentum": 0.0}}
     assert estimate(llama(), block, Setup()).state_matrix == 0
