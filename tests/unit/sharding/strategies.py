@@ -1,7 +1,11 @@
 """Random layouts of every ZeRO stage: shapes, gaps, slice sizes and world sizes."""
 
+from dataclasses import replace
+from itertools import pairwise
+
 from hypothesis import strategies as st
 
+from gradopt_ds.optim.splits import blocks_of
 from gradopt_ds.sharding import ExchangeSettings, Layout, Matrix, chunked_layout, contiguous_layout
 
 
@@ -32,9 +36,29 @@ def chunked_layouts(draw: st.DrawFn, most_ranks: int = 7) -> Layout:
     return chunked_layout(matrices, chunks, world_size)
 
 
+@st.composite
+def split_layouts(draw: st.DrawFn, most_ranks: int = 7) -> Layout:
+    """Layouts whose parameters hold several matrices, cut between them and inside."""
+    layout = draw(contiguous_layouts(most_ranks) | chunked_layouts(most_ranks))
+    split = layout.split(
+        {
+            matrix.name: blocks_of((matrix.rows, matrix.columns), draw(_parts(matrix.rows)))
+            for matrix in layout.matrices
+        }
+    )
+    shapes = [(matrix.rows, matrix.columns) for matrix in split.matrices]
+    return replace(split, matrices=_named(shapes))
+
+
 def layouts(most_ranks: int = 7) -> st.SearchStrategy[Layout]:
-    """Layouts of stages 1 and 2, and of stage 3."""
-    return contiguous_layouts(most_ranks) | chunked_layouts(most_ranks)
+    """Layouts of stages 1 and 2, and of stage 3; parameters hold one matrix or several."""
+    return contiguous_layouts(most_ranks) | chunked_layouts(most_ranks) | split_layouts(most_ranks)
+
+
+def _parts(rows: int) -> st.SearchStrategy[list[int]]:
+    """Ways to write ``rows`` as a sum."""
+    cuts = st.lists(st.integers(1, max(1, rows - 1)), unique=True, max_size=3)
+    return cuts.map(lambda at: [b - a for a, b in pairwise(sorted({0, *at, rows}))])
 
 
 @st.composite
@@ -49,5 +73,10 @@ def exchange_settings(draw: st.DrawFn) -> ExchangeSettings:
 @st.composite
 def _matrices(draw: st.DrawFn) -> list[Matrix]:
     sides = st.integers(1, 9)
-    shapes = draw(st.lists(st.tuples(sides, sides), min_size=1, max_size=8))
-    return [Matrix(f"{'tall' if m >= n else 'wide'} {i}", m, n) for i, (m, n) in enumerate(shapes)]
+    return list(_named(draw(st.lists(st.tuples(sides, sides), min_size=1, max_size=8))))
+
+
+def _named(shapes: list[tuple[int, int]]) -> tuple[Matrix, ...]:
+    return tuple(
+        Matrix(f"{'tall' if m >= n else 'wide'} {i}", m, n) for i, (m, n) in enumerate(shapes)
+    )

@@ -2,10 +2,12 @@
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from gradopt_ds.optim.splits import blocks_of
 from gradopt_ds.sharding import Layout, Matrix, chunked_layout, contiguous_layout
 from gradopt_ds.sharding.layout import Cut
-from tests.unit.sharding.strategies import layouts
+from tests.unit.sharding.strategies import chunked_layouts, contiguous_layouts, layouts
 
 
 @settings(max_examples=300, deadline=None)
@@ -37,6 +39,33 @@ def test_overlapping_names_the_holders(layout: Layout) -> None:
                     if p.matrix_start < stop and p.matrix_stop > start
                 }
                 assert set(layout.overlapping(index, start, stop)) == found
+
+
+@settings(max_examples=300, deadline=None)
+@given(layout=contiguous_layouts() | chunked_layouts(), data=st.data())
+def test_blocks_lie_where_their_parameter_does(layout: Layout, data: st.DataObject) -> None:
+    """Element by element: of a block, and of the flattened parameter at the block's offset."""
+    blocks = {
+        matrix.name: blocks_of(
+            (matrix.rows, matrix.columns),
+            data.draw(st.sampled_from([n for n in (1, 2, 3) if matrix.rows % n == 0])),
+        )
+        for matrix in layout.matrices
+    }
+    split = layout.split(blocks)
+    places = [place for index in range(len(split.matrices)) for place in places_of(split, index)]
+    assert places == [p for index in range(len(layout.matrices)) for p in places_of(layout, index)]
+    shapes = [(block.rows, block.columns) for one in blocks.values() for block in one]
+    assert [(matrix.rows, matrix.columns) for matrix in split.matrices] == shapes
+
+
+def places_of(layout: Layout, index: int) -> list[tuple[int, int]]:
+    """(rank, position in its slice) of every element of a matrix."""
+    return [
+        (piece.rank, piece.slice_start + offset)
+        for piece in layout.pieces(index)
+        for offset in range(piece.length)
+    ]
 
 
 def test_stage_3_cuts_like_deepspeed() -> None:
