@@ -78,7 +78,8 @@ def main() -> int:
     configs, seeds, grid = own.pop("configs"), own.pop("seeds"), own.pop("grid")
     ranks, jobs = own.pop("ranks"), own.pop("jobs")
     fresh, output = own.pop("fresh"), own.pop("output")
-    console = Console()
+    # A log has no width of its own, and a table cut to 80 columns loses digits.
+    console = Console(width=None if sys.stdout.isatty() else 120)
     try:
         wanted = comparison.members(configs, {**DEMO, **own}, seeds, grid, output)
         results = comparison.run_all(wanted, ranks, jobs, HERE / "pretrain.py", fresh, console)
