@@ -1,8 +1,10 @@
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from gradopt_ds.pretrain import comparison, figure, report, summary
 from gradopt_ds.pretrain.errors import PretrainError
@@ -94,6 +96,39 @@ def test_only_the_same_settings_are_reused(tmp_path: Path) -> None:
     assert not finished_before(member.settings, 3)
     other = RunSettings(**{**member.settings.model_dump(), "steps": 11})
     assert not finished_before(other, 2)
+
+
+def test_jobs_run_side_by_side_and_an_interrupt_ends_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both of two jobs are under way at once; what is raised in one stops the other."""
+    wanted = comparison.members([ADAM], MODEL, [0, 1, 2], [], tmp_path)
+    together = threading.Barrier(2, timeout=10)
+    started: list[int] = []
+
+    def meet(settings: RunSettings, ranks: int, jobs: int, *rest: Any) -> Outcome:
+        started.append(settings.seed)
+        if settings.seed < 2:
+            together.wait()
+        return Outcome("finished", 1.0)
+
+    monkeypatch.setattr(comparison.launch, "launch", meet)
+    results = comparison.run_all(wanted, 1, 2, Path("x.py"), True, Console(quiet=True))
+    assert [one.member.settings.seed for one in results] == [0, 1, 2]
+
+    def interrupted(settings: RunSettings, *rest: Any) -> Outcome:
+        stop: threading.Event = rest[-1]
+        started.append(settings.seed)
+        if settings.seed == 0:
+            raise KeyboardInterrupt
+        assert stop.wait(timeout=10)
+        return Outcome("failed")
+
+    started.clear()
+    monkeypatch.setattr(comparison.launch, "launch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        comparison.run_all(wanted[:2], 1, 2, Path("x.py"), True, Console(quiet=True))
+    assert sorted(started) == [0, 1]
 
 
 def test_the_report_averages_marks_the_best_and_survives_failures(tmp_path: Path) -> None:
