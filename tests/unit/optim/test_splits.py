@@ -123,19 +123,20 @@ def test_transposed_and_interleaved_experts_are_not_guessed() -> None:
     assert counts == {4}
 
 
-def test_unknown_stacks_are_refused_until_declared() -> None:
-    """A 3-D parameter without a word from its module."""
+@pytest.mark.parametrize("name", ["w1", "down_proj", "gate_up_proj"])
+def test_unknown_stacks_are_refused_until_declared(name: str) -> None:
+    """A 3-D parameter without a word from its module, whatever it is called."""
 
     class Experts(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.w1 = nn.Parameter(torch.zeros(4, 6, 8))
+            self.register_parameter(name, nn.Parameter(torch.zeros(4, 6, 8)))
 
-    with pytest.raises(ValueError, match=r"'w1' has shape .4, 6, 8.*`split`.*`exclude`"):
+    with pytest.raises(ValueError, match=rf"'{name}' has shape .4, 6, 8.*`split`.*`exclude`"):
         assign_rules(Experts())
-    with pytest.raises(ValueError, match="'w1' has shape"):
-        assign_rules(Experts(), include=["w1"])
-    (declared,) = assign_rules(Experts(), split={"w1": [2, 4]}).values()
+    with pytest.raises(ValueError, match=f"'{name}' has shape"):
+        assign_rules(Experts(), include=[name])
+    (declared,) = assign_rules(Experts(), split={name: [2, 4]}).values()
     assert declared.rule == "matrix" and [b.rows for b in declared.blocks] == [2, 4] * 4
 
 

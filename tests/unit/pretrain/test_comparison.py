@@ -121,14 +121,15 @@ def test_jobs_run_side_by_side_and_an_interrupt_ends_them(
         started.append(settings.seed)
         if settings.seed == 0:
             raise KeyboardInterrupt
-        assert stop.wait(timeout=10)
+        stopped.append(stop.wait(timeout=10))
         return Outcome("failed")
 
     started.clear()
+    stopped: list[bool] = []
     monkeypatch.setattr(comparison.launch, "launch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         comparison.run_all(wanted[:2], 1, 2, Path("x.py"), True, Console(quiet=True))
-    assert sorted(started) == [0, 1]
+    assert sorted(started) == [0, 1] and stopped == [True]
 
 
 def test_the_report_averages_marks_the_best_and_survives_failures(tmp_path: Path) -> None:
