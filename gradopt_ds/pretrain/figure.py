@@ -84,6 +84,9 @@ def _grid(panel: Axes, groups: Sequence[Group], colours: dict[str, str]) -> None
         handles, labels = panel.get_legend_handles_labels()
         told = dict(zip(labels, handles, strict=True))
         panel.legend(told.values(), told.keys())
-    if not isinstance(point[key], str):
+    values = sorted({group["point"][key] for group in groups})
+    if not isinstance(values[0], str) and values[-1] > 4 * values[0] > 0:
         panel.set(xscale="log")
+    elif not isinstance(values[0], str):
+        panel.set(xticks=values)
     panel.set(xlabel=key, ylabel="final validation loss, nats per token")
