@@ -18,7 +18,12 @@ from tests.distributed.cases import CASES, RECIPES, Case
 from tests.distributed.model import MATRICES, SAMPLES, TinyLM, build_model, micro_batch
 from tests.distributed.moe_model import MATRICES as MOE_MATRICES
 from tests.distributed.moe_model import MATRICES_WITH_HEADS, TinyMoe, build_moe, whole
-from tests.distributed.observe import array, captured_gradients, clipped, masters
+from tests.distributed.observe import (
+    captured_gradients,
+    clipped,
+    masters,
+    single_process_gradients,
+)
 from tests.reference import Array, StackedReference
 
 STEPS = 3
@@ -106,7 +111,7 @@ def _train_step(engine: Any, twin: nn.Module, step: int, case: Case) -> dict[str
         engine.backward(engine(micro_batch(step, micro, rank)))
         if micro < case.accumulation - 1:
             engine.step()
-    gradients = _single_process_gradients(twin, step, case)
+    gradients = single_process_gradients(twin, step, case.accumulation)
     if not case.zero.get("round_robin_gradients"):
         # What the optimizer is about to get, to the last bit. With round-robin gradients
         # DeepSpeed's own look-up goes to the wrong elements, and the single process is the truth.
@@ -124,16 +129,6 @@ def _assert_close(
     for name, gradient in expected.items():
         error = np.linalg.norm(found[name] - gradient) / np.linalg.norm(gradient)
         assert error < 1e-5, f"{case.name}: gradient of {name} is off by {error}"
-
-
-def _single_process_gradients(twin: nn.Module, step: int, case: Case) -> dict[str, np.ndarray]:
-    """What one process computes from the micro-batches of all ranks."""
-    twin.zero_grad()
-    count = dist.get_world_size() * case.accumulation
-    for rank in range(dist.get_world_size()):
-        for micro in range(case.accumulation):
-            (twin(micro_batch(step, micro, rank)) / count).backward()
-    return {name: array(param.grad) for name, param in twin.named_parameters()}
 
 
 def _last_place(weight: np.ndarray) -> np.ndarray:

@@ -4,8 +4,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
-from torch import Tensor
+from torch import Tensor, nn
+
+from tests.distributed.model import micro_batch
 
 
 def captured_gradients(engine: Any) -> dict[str, np.ndarray]:
@@ -15,6 +18,18 @@ def captured_gradients(engine: Any) -> dict[str, np.ndarray]:
         name: array(safe_get_full_grad(param)) / scale
         for name, param in engine.module.named_parameters()
     }
+
+
+def single_process_gradients(
+    twin: nn.Module, step: int, accumulation: int
+) -> dict[str, np.ndarray]:
+    """What one process computes from the micro-batches of all ranks."""
+    twin.zero_grad()
+    count = dist.get_world_size() * accumulation
+    for rank in range(dist.get_world_size()):
+        for micro in range(accumulation):
+            (twin(micro_batch(step, micro, rank)) / count).backward()
+    return {name: array(param.grad) for name, param in twin.named_parameters()}
 
 
 def clipped(gradients: dict[str, np.ndarray], clipping: float) -> dict[str, np.ndarray]:
