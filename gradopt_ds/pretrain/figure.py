@@ -85,8 +85,6 @@ def _grid(panel: Axes, groups: Sequence[Group], colours: dict[str, str]) -> None
         told = dict(zip(labels, handles, strict=True))
         panel.legend(told.values(), told.keys())
     values = sorted({group["point"][key] for group in groups})
-    if not isinstance(values[0], str) and values[-1] > 4 * values[0] > 0:
-        panel.set(xscale="log")
-    elif not isinstance(values[0], str):
-        panel.set(xticks=values)
+    if not isinstance(values[0], str):
+        panel.set(**({"xscale": "log"} if values[-1] > 4 * values[0] > 0 else {"xticks": values}))
     panel.set(xlabel=key, ylabel="final validation loss, nats per token")

@@ -80,7 +80,7 @@ def train_step(run: Run) -> Row:
     lr = engine.get_lr()[0]
     total = torch.zeros((), device=engine.device)
     config = engine.module.config
-    load = ExpertLoad(config, engine.device)
+    load = ExpertLoad(config)
     for _ in range(accumulation):
         sequences = np.stack([next(run.training) for _ in range(micro)])
         batch = torch.from_numpy(sequences).long().to(engine.device)
@@ -154,7 +154,7 @@ def _facts(run: Run, startup: float) -> dict[str, Any]:
         "zero_stage": engine.zero_optimization_stage(),
         "ranks": ranks,
         "parameters": sum(math.prod(whole_shape(one)) for one in engine.module.parameters()),
-        "active_parameters": active_parameter_count(engine.module.config),
+        "active_parameters": active_parameter_count(engine.module),
         "steps": run.step,
         "tokens": rows[-1]["tokens"],
         "final_loss": rows[-1]["loss"],
@@ -175,7 +175,7 @@ def _facts(run: Run, startup: float) -> dict[str, Any]:
 def _opening(run: Run) -> str:
     engine = run.engine
     parameters = sum(math.prod(whole_shape(one)) for one in engine.module.parameters())
-    active = active_parameter_count(engine.module.config)
+    active = active_parameter_count(engine.module)
     return (
         f"{engine.optimizer_name()}, ZeRO stage {engine.zero_optimization_stage()}, "
         f"{dist.get_world_size()} rank(s), {parameters / 1e6:.2f}M parameters"

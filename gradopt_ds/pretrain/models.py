@@ -1,10 +1,12 @@
 """A transformer with fresh weights from a JSON file."""
 
+from math import prod
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from gradopt_ds.optim.param_groups import whole_shape
 from gradopt_ds.pretrain.deepspeed_json import load
 from gradopt_ds.pretrain.errors import PretrainError
 
@@ -57,21 +59,18 @@ def parameter_count(config: PretrainedConfig) -> int:
     return sum(parameter.numel() for parameter in on_meta(config).parameters())
 
 
-def active_parameter_count(config: PretrainedConfig) -> int:
+def active_parameter_count(model: PreTrainedModel) -> int:
     """Parameters that one token goes through: of the routed experts only those that it chooses.
 
     Embeddings, output head and shared experts count whole. Equals :func:`parameter_count` for a
-    dense model.
+    dense model. The model may be on the meta device, or partitioned by ZeRO.
     """
-    model = on_meta(config)
-    routed = sum(
-        parameter.numel()
-        for name, parameter in model.named_parameters()
-        if ".experts." in name and parameter.ndim == 3
-    )
-    count = sum(parameter.numel() for parameter in model.parameters())
+    shapes = {name: whole_shape(parameter) for name, parameter in model.named_parameters()}
+    count = sum(map(prod, shapes.values()))
+    routed = sum(prod(s) for name, s in shapes.items() if ".experts." in name and len(s) == 3)
     if not routed:
         return count
+    config = model.config
     experts = getattr(config, "num_experts", None) or config.num_local_experts
     return count - routed + routed * config.num_experts_per_tok // experts
 

@@ -29,30 +29,29 @@ class ExpertLoad:
 
     Args:
         config: the model's.
-        device: where the counts are kept.
     """
 
-    def __init__(self, config: Any, device: torch.device) -> None:
+    def __init__(self, config: Any) -> None:
         self._choices: int = getattr(config, "num_experts_per_tok", 0) or 0
-        self._device = device
-        self._counts: Tensor | None = None  # [layers, experts]
-        self._sums = torch.zeros(3, dtype=torch.float64, device=device)  # passes, loss, choices
+        self._counts: list[Tensor] = []  # of each pass [layers, experts]
+        self._losses: list[Tensor] = []
+        self._wanted = 0
 
     def add(self, outputs: Any) -> None:
         """Take one forward pass into account; dense models have nothing to count."""
         logits = getattr(outputs, "router_logits", None)
         if not logits:
             return
+        # Nothing is read here: a GPU would have to be waited for.
+        self._counts.append(torch.stack([self._chosen(layer.detach()) for layer in logits]))
+        self._losses.append(outputs.aux_loss.detach().double())
+        self._wanted += self._choices * sum(layer.shape[0] for layer in logits)
+
+    def _chosen(self, logits: Tensor) -> Tensor:
         # Softmax keeps the order, so the largest logits are the choices.
-        counts = torch.stack(
-            [
-                torch.bincount(one.topk(self._choices).indices.flatten(), minlength=one.shape[-1])
-                for one in (layer.detach() for layer in logits)
-            ]
-        )
-        self._counts = counts if self._counts is None else self._counts + counts
-        wanted = self._choices * sum(layer.shape[0] for layer in logits)
-        self._sums += torch.tensor([1.0, float(outputs.aux_loss.detach()), wanted]).to(self._sums)
+        choices = logits.topk(self._choices).indices.flatten()
+        counts = choices.new_zeros(logits.shape[-1], dtype=torch.float64)
+        return counts.scatter_add_(0, choices, counts.new_ones(len(choices)))
 
     def row(self) -> Row:
         """The step's columns, over all ranks; empty for a dense model. Collective for mixtures.
@@ -65,14 +64,17 @@ class ExpertLoad:
             that no expert computed. ``expert_load``: for each layer each expert's share of the
             choices.
         """
-        if self._counts is None:
+        if not self._counts:
             return {}
-        counts = self._counts.double()
+        counts = torch.stack(self._counts).sum(0)
+        sums = torch.stack(
+            [torch.stack(self._losses).mean(), counts.new_tensor(self._wanted), counts.new_ones(())]
+        )
         dist.all_reduce(counts)
-        dist.all_reduce(self._sums)
-        passes, loss, wanted = self._sums.tolist()
+        dist.all_reduce(sums)
+        loss, wanted, ranks = sums.tolist()
         return {
-            "router_loss": loss / passes,
+            "router_loss": loss / ranks,
             "load_max_over_mean": float((counts.amax(1) / counts.mean(1)).max()),
             "idle_experts": int((counts == 0).sum()),
             "dropped_tokens": int(wanted - counts.sum()),

@@ -40,7 +40,7 @@ def test_the_load_is_what_the_router_chose() -> None:
     chosen: list[int] = []
     router = model.model.layers[0].mlp.gate
     router.register_forward_hook(lambda *call: chosen.extend(call[-1][2].flatten().tolist()))
-    load = ExpertLoad(CONFIG, torch.device("cpu"))
+    load = ExpertLoad(CONFIG)
     aux = []
     for seed in range(2):
         outputs = forward(model, tokens(seed))
@@ -66,7 +66,7 @@ def test_a_router_that_knows_one_expert_pair_leaves_the_others_idle() -> None:
         return logits, result[1], logits.topk(2).indices
 
     router.register_forward_hook(always_the_same)
-    load = ExpertLoad(CONFIG, torch.device("cpu"))
+    load = ExpertLoad(CONFIG)
     load.add(forward(model, tokens()))
     row = load.row()
     assert row["expert_load"] == [[0.0, 0.5, 0.5, 0.0, 0.0]]
@@ -76,7 +76,7 @@ def test_a_router_that_knows_one_expert_pair_leaves_the_others_idle() -> None:
 
 def test_a_dense_model_has_no_load() -> None:
     outputs = type("Outputs", (), {"loss": torch.tensor(2.5)})()
-    load = ExpertLoad(object(), torch.device("cpu"))
+    load = ExpertLoad(object())
     load.add(outputs)
     assert load.row() == {}
     assert language_loss(outputs, object()) == 2.5
