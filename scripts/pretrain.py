@@ -4,6 +4,7 @@ import os
 import sys
 
 import gradopt_ds  # noqa: F401  makes SWAN, PolarGrad, … known to DeepSpeed's JSON
+from gradopt_ds.integration.process_end import end_process
 from gradopt_ds.pretrain.command_line import parse
 from gradopt_ds.pretrain.errors import PretrainError
 from gradopt_ds.pretrain.loop import pretrain
@@ -21,4 +22,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -13,6 +13,7 @@ import gradopt_ds  # noqa: F401  makes SWAN, PolarGrad, … known to DeepSpeed's
 from gradopt_ds.benchmark.contenders import Contender, candidates
 from gradopt_ds.benchmark.settings import BenchSettings
 from gradopt_ds.benchmark.visit import Visit, visit
+from gradopt_ds.integration.process_end import end_process
 from gradopt_ds.pretrain.run import start_processes
 
 
@@ -73,3 +74,4 @@ def _say(message: str) -> None:
 if __name__ == "__main__":
     logging.getLogger("gradopt_ds").setLevel(logging.WARNING)
     main()
+    end_process()

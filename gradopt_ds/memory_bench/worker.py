@@ -13,6 +13,7 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
 import gradopt_ds  # noqa: F401  makes SWAN, PolarGrad, … known to DeepSpeed's JSON
+from gradopt_ds.integration.process_end import end_process
 from gradopt_ds.memory.live import existing_tensors
 from gradopt_ds.memory.moments import Moments, peak_bytes, reset_peak, resident_bytes
 from gradopt_ds.memory_bench.room import watch_residence
@@ -89,3 +90,4 @@ def _say(message: str) -> None:
 if __name__ == "__main__":
     logging.getLogger("gradopt_ds").setLevel(logging.WARNING)
     main()
+    end_process()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from gradopt_ds import SWAN, GradPower, PolarGrad, matrix_param_groups
 from gradopt_ds.benchmark.live_memory import LiveStorages
+from gradopt_ds.integration.process_end import end_process
 from gradopt_ds.ops import (
     WHOLE,
     Eigh,
@@ -663,3 +664,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end_process()

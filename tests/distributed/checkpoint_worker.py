@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 import gradopt_ds  # noqa: F401  (registers the optimizers)
 from gradopt_ds.checkpoint import FORMAT, KEY
+from gradopt_ds.integration.process_end import end_process
 from gradopt_ds.integration.universal import convert
 from gradopt_ds.integration.universal import main as main_of_conversion
 from tests.distributed.checkpoint_cases import (
@@ -606,3 +607,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end_process()

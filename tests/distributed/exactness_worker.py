@@ -14,6 +14,7 @@ from deepspeed.accelerator import get_accelerator
 from torch import Tensor, nn
 
 import gradopt_ds  # noqa: F401  (registers the optimizers)
+from gradopt_ds.integration.process_end import end_process
 from tests.distributed.cases import CASES, RECIPES, Case
 from tests.distributed.model import MATRICES, SAMPLES, TinyLM, build_model, micro_batch
 from tests.distributed.moe_model import MATRICES as MOE_MATRICES
@@ -172,3 +173,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end_process()

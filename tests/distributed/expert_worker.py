@@ -18,6 +18,7 @@ from deepspeed.utils import groups
 from torch import Tensor
 
 import gradopt_ds  # noqa: F401  (registers the optimizers)
+from gradopt_ds.integration.process_end import end_process
 from gradopt_ds.integration.universal import convert
 from gradopt_ds.ops import RowShards
 from tests.distributed.cases import RECIPES
@@ -330,3 +331,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end_process()

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet as pq
 import pytest
 
 from gradopt_ds.integration.shared_memory import free_shared_memory
@@ -154,6 +156,23 @@ def test_stage_3_trains_like_stage_2(shared: Path, unbroken: Path) -> None:
         )
     told, before = (json.loads((run / "summary.json").read_text()) for run in (output, unbroken))
     assert told["zero_stage"] == 3 and told["parameters"] == before["parameters"]
+
+
+def test_one_process_needs_no_launcher(shared: Path) -> None:
+    """Streaming parquet, whose reader is still open when the run ends."""
+    texts = [f"{row}: to be, or not to be, that is the question" for row in range(4000)]
+    table = pyarrow.table({"text": texts})
+    pq.write_table(table, shared / "train-00000.parquet", row_group_size=10)
+    command = [
+        *(sys.executable, str(ROOT / "scripts/pretrain.py")),
+        *("--deepspeed_config", str(DEEPSPEED / "zero2_swan.json")),
+        *("--data", str(shared / "train-00000.parquet"), "--output", str(shared / "alone")),
+        *(*settings(shared), "--steps", "2"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 rank(s)" in done.stdout
+    assert [row["step"] for row in read(shared / "alone/metrics.jsonl")] == [1, 2]
 
 
 def test_compare_writes_table_and_picture(shared: Path) -> None:
