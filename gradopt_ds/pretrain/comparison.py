@@ -40,10 +40,10 @@ class Result:
 
 
 def grid_values(text: str) -> tuple[str, list[float | str]]:
-    """``KEY=LOW:HIGH:COUNT`` (geometric) or ``KEY=A,B,C`` → the key and its values.
+    """``KEY=LOW:HIGH:COUNT`` (geometric) or ``KEY=A,B,C`` (numbers or words) → key and values.
 
     Raises:
-        PretrainError: another form, or letters where a key of the DeepSpeed JSON wants numbers.
+        PretrainError: another form.
     """
     key, _, values = text.partition("=")
     try:
@@ -52,19 +52,32 @@ def grid_values(text: str) -> tuple[str, list[float | str]]:
             spaced = np.geomspace(float(low), float(high), int(count))
             # Three digits: a grid is for people, and 0.0030000000000000005 is not.
             return key, [float(f"{value:.3g}") for value in spaced]
-        if key in RunSettings.model_fields and values:
-            return key, list(values.split(","))
-        return key, [float(value) for value in values.split(",")]
+        words = values.split(",")
+        if not all(words):
+            raise ValueError
+        return key, _numbers(words) or [*words]
     except ValueError:
         raise PretrainError(
-            f"--grid {text!r}: write KEY=LOW:HIGH:COUNT or KEY=A,B,C, "
-            "e.g. optimizer.params.lr=1e-3:1e-1:5 or schedule=cosine,wsd"
+            f"--grid {text!r}: write KEY=LOW:HIGH:COUNT or KEY=A,B,C, e.g. "
+            "optimizer.params.lr=1e-3:1e-1:5, optimizer.params.oracle=adaptive,polar_express or "
+            "schedule=cosine,wsd"
         ) from None
+
+
+def _numbers(words: Sequence[str]) -> list[float | str]:
+    """All of them as numbers; none unless all are."""
+    for kind in (int, float):
+        try:
+            return [kind(word) for word in words]
+        except ValueError:
+            continue
+    return []
 
 
 def shown(value: float | str) -> str:
     """A grid's value as it is written in names and on command lines."""
-    return value if isinstance(value, str) else f"{value:g}"
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return short if isinstance(value, str) or float(short) == value else repr(value)
 
 
 def members(

@@ -50,10 +50,21 @@ def finish(member: comparison.Member, loss: float) -> comparison.Result:
         ("a.lr=1e-3:1e-1:3", [1e-3, 1e-2, 1e-1]),
         ("a.lr=1,2.5", [1.0, 2.5]),
         ("a.lr=1e-3:3e-3:2", [1e-3, 3e-3]),
+        ("a.lr=true,svd", ["true", "svd"]),
+        ("a.lr=12345678,0.123456789", [12345678, 0.123456789]),
+        ("a.lr=auto,0.1", ["auto", "0.1"]),
     ],
 )
-def test_grids(text: str, values: list[float]) -> None:
+def test_grids(text: str, values: list[float | str]) -> None:
     assert comparison.grid_values(text) == ("a.lr", values)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(12345678, "12345678"), (0.123456789, "0.123456789"), (1e-5, "1e-05"), (1.0, "1"), ("a", "a")],
+)
+def test_a_value_is_written_as_it_is(value: float | str, text: str) -> None:
+    assert comparison.shown(value) == text
 
 
 def test_a_grid_over_a_setting_of_the_run(tmp_path: Path) -> None:
@@ -71,7 +82,7 @@ def test_a_grid_over_a_setting_of_the_run(tmp_path: Path) -> None:
         comparison.members([ADAM], MODEL, [0], ["schedule=linear"], tmp_path)
 
 
-@pytest.mark.parametrize("text", ["a.lr", "a.lr=x", "a.lr=1:2", "schedule="])
+@pytest.mark.parametrize("text", ["a.lr", "a.lr=1,,2", "a.lr=1:2", "a.lr=1:x:2", "schedule="])
 def test_a_wrong_grid_is_explained(text: str) -> None:
     with pytest.raises(PretrainError, match="KEY=LOW:HIGH:COUNT"):
         comparison.grid_values(text)
