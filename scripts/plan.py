@@ -10,7 +10,7 @@ from gradopt_ds.pretrain import models
 from gradopt_ds.pretrain.command_line import add_settings, build
 from gradopt_ds.pretrain.errors import PretrainError
 from gradopt_ds.scaling import report
-from gradopt_ds.scaling.layouts import blocks_in, matrices_of, zero_layouts
+from gradopt_ds.scaling.layouts import matrices_of, zero_layouts
 from gradopt_ds.scaling.ranks import make_plans, per_rank
 from gradopt_ds.scaling.settings import PlanSettings
 
@@ -45,8 +45,10 @@ def main() -> int:
         settings = build(PlanSettings, {**told, "model": models.find(told["model"], MODELS)})
         model = models.on_meta(models.model_config(settings.model))
         matrices = matrices_of(model, settings.patterns)
-        layouts = zero_layouts(matrices, settings.stage, settings.ranks, settings.sub_group_size)
-        blocks = blocks_in(model, settings.patterns)
+        layouts = zero_layouts(
+            list(matrices), settings.stage, settings.ranks, settings.sub_group_size
+        )
+        blocks = {matrix.name: inside for matrix, inside in matrices.items()}
         layouts = [layout.split(blocks) for layout in layouts]
         plans = make_plans(layouts, settings.chosen_oracle, settings.exchange)
     except (PretrainError, ValueError) as error:

@@ -6,7 +6,7 @@ from itertools import accumulate
 from torch import nn
 
 from gradopt_ds.ops import Block
-from gradopt_ds.optim import Assignment, assign_rules
+from gradopt_ds.optim import assign_rules
 from gradopt_ds.optim.param_groups import MATRIX
 from gradopt_ds.sharding import Layout, Matrix, chunked_layout, contiguous_layout
 
@@ -15,7 +15,7 @@ ALIGNMENT = 2
 begins on a multiple of four bytes in half precision."""
 
 
-def matrices_of(model: nn.Module, include: Sequence[str] = ()) -> list[Matrix]:
+def matrices_of(model: nn.Module, include: Sequence[str] = ()) -> dict[Matrix, tuple[Block, ...]]:
     """The parameters that a matrix rule would update, in the order of the model's parameters.
 
     Args:
@@ -23,24 +23,17 @@ def matrices_of(model: nn.Module, include: Sequence[str] = ()) -> list[Matrix]:
         include: glob patterns of further matrices (see :func:`gradopt_ds.optim.assign_rules`).
 
     Returns:
-        One matrix per parameter; a stack of matrices counts as one with all their rows.
+        One matrix per parameter, a stack of matrices as one with all their rows; with each the
+        matrices that lie in it.
 
     Raises:
         ValueError: a pattern matches nothing, or a parameter that is not 2-D.
     """
-    return [
-        Matrix(one.name, sum(block.rows for block in one.blocks), one.blocks[0].columns)
-        for one in _assignments(model, include)
-    ]
-
-
-def blocks_in(model: nn.Module, include: Sequence[str] = ()) -> dict[str, tuple[Block, ...]]:
-    """The matrices that lie in each parameter of :func:`matrices_of`, by its name."""
-    return {one.name: one.blocks for one in _assignments(model, include)}
-
-
-def _assignments(model: nn.Module, include: Sequence[str]) -> list[Assignment]:
-    return [one for one in assign_rules(model, include).values() if one.rule == MATRIX]
+    return {
+        Matrix(one.name, sum(block.rows for block in one.blocks), one.blocks[0].columns): one.blocks
+        for one in assign_rules(model, include).values()
+        if one.rule == MATRIX
+    }
 
 
 def zero_layouts(

@@ -29,7 +29,7 @@ def test_the_matrices_are_those_that_get_the_rule() -> None:
 def test_a_llama_has_seven_matrices_a_layer() -> None:
     """Nothing is allocated for it."""
     config = models.model_config(ROOT / "configs/models/7b.json")
-    matrices = matrices_of(models.on_meta(config))
+    matrices = list(matrices_of(models.on_meta(config)))
     assert len(matrices) == 7 * 32
     assert {(m.rows, m.columns) for m in matrices} == {(4096, 4096), (11008, 4096), (4096, 11008)}
 
