@@ -19,6 +19,7 @@ from gradopt_ds.optim import (
     SinkGD,
     matrix_param_groups,
 )
+from gradopt_ds.optim.param_groups import MATRIX
 from gradopt_ds.optim.settings import AuxAdamW, Positive
 from gradopt_ds.optim.splits import Split
 from gradopt_ds.sharding import ExchangeSettings
@@ -166,6 +167,12 @@ def _construct(
             for key, value in patterns.items():
                 _checked(f"{label}: {key}", PATTERNS[key], value)
             parameters = matrix_param_groups(model, parameters, **patterns)
+            if all(group["rule"] != MATRIX for group in parameters):
+                raise ValueError(
+                    f"{type(model).__name__} has no matrix for it, so that AdamW would update "
+                    "everything: name matrices in `include` (weights of an nn.Linear are taken by "
+                    "themselves, transformers' Conv1D of GPT-2 is not), or choose AdamW"
+                )
         elif entry.optimizer is AdamW:
             settings = _checked(label, AuxAdamW, settings).model_dump()
         build: Any = entry.optimizer

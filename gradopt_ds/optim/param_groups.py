@@ -6,6 +6,7 @@ experts (each row is one expert's, and learns from that expert's tokens alone) b
 auxiliary AdamW.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -158,9 +159,11 @@ def default_assignments(model: nn.Module) -> dict[Tensor, Assignment]:
         for param in module.parameters(recurse=False):
             if param in owners:
                 owners[param].append(module)
-    vocabularies = {
-        whole_shape(p) for p in names if any(isinstance(m, EMBEDDINGS) for m in owners[p])
-    }
+    embeddings = {p for p in names if any(isinstance(m, EMBEDDINGS) for m in owners[p])}
+    vocabularies = {whole_shape(p) for p in embeddings}
+    # A head stands once; position embeddings can have the shape of every layer's projection.
+    in_blocks = Counter(whole_shape(p) for p in names.keys() - embeddings if _in_block(names[p]))
+    repeated = {shape for shape, count in in_blocks.items() if count > 1}
     get_head = getattr(model, "get_output_embeddings", None)
     head = get_head() if callable(get_head) else None
     routers = _routers(model)
@@ -174,7 +177,8 @@ def default_assignments(model: nn.Module) -> dict[Tensor, Assignment]:
         elif param in routers and len(shape) > 1:
             assignments[param] = Assignment(name, shape, AUX, "router or gate of experts")
         else:
-            rule, reason = _default_rule(param, name, owners[param], vocabularies, head)
+            heads = vocabularies - repeated if _in_block(name) else vocabularies
+            rule, reason = _default_rule(param, name, owners[param], heads, head)
             blocks = blocks_of(shape) if rule == MATRIX else ()
             assignments[param] = Assignment(name, shape, rule, reason, blocks)
     return assignments
@@ -195,12 +199,11 @@ def _default_rule(
     param: Tensor,
     name: str,
     owners: Sequence[nn.Module],
-    vocabularies: set[tuple[int, ...]],
+    heads: set[tuple[int, ...]],
     head: nn.Module | None,
 ) -> tuple[Rule, str]:
     path = name.split(".")[:-1]
     shape = whole_shape(param)
-    in_block = any(part.isdigit() for part in path)
     if len(shape) < 2:
         return AUX, "norm, bias or scalar (fewer than 2 dimensions)"
     if any(isinstance(owner, EMBEDDINGS) for owner in owners):
@@ -212,15 +215,19 @@ def _default_rule(
         return AUX, UNKNOWN_TENSOR
     if any(owner is head for owner in owners):
         return AUX, "output head (get_output_embeddings)"
-    if shape in vocabularies:
+    if shape in heads:
         return AUX, "output head (same shape as an embedding)"
-    if path and path[-1] in HEAD_NAMES and not in_block:
+    if path and path[-1] in HEAD_NAMES and not _in_block(name):
         return AUX, f"output head (named {path[-1]!r}, outside the blocks)"
     if not any(isinstance(owner, nn.Linear) for owner in owners):
         return AUX, "2-D, but not the weight of a linear layer: name it in `include` if it is one"
     if min(shape) == 1:
         return AUX, "a single row or column: a vector, not a matrix"
     return MATRIX, "weight of a hidden linear layer"
+
+
+def _in_block(name: str) -> bool:
+    return any(part.isdigit() for part in name.split(".")[:-1])
 
 
 def _overridden(

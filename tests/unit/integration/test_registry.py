@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch.optim import AdamW
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from gradopt_ds import SWAN, GradPower, Muon, PolarGrad, SinkGD
 from gradopt_ds.integration.registry import build_optimizer, canonical_name, exchange_settings
@@ -144,6 +145,16 @@ def test_exchange_settings() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             exchange_settings("SWAN", wrong)
+
+
+def test_a_model_without_matrices_is_refused() -> None:
+    """AdamW alone would train it, and the loss would fall."""
+    model = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=99))
+    with pytest.raises(ValueError, match="GPT2LMHeadModel has no matrix"):
+        build_optimizer("SWAN", {}, model, list(model.parameters()))
+    named = {"include": ["*.c_*.weight"]}
+    optimizer = build_optimizer("SWAN", named, model, list(model.parameters()))
+    assert [len(group["params"]) for group in optimizer.param_groups] == [4, 12]
 
 
 def test_names() -> None:

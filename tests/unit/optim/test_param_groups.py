@@ -54,6 +54,19 @@ def test_plain_module() -> None:
     assert "same shape as an embedding" in assign_rules(model)[model.lm_head.weight].reason
 
 
+def test_a_projection_is_no_head_for_its_shape() -> None:
+    """As many positions as channels: every layer's projection looks like the table of positions."""
+    blocks = [nn.ModuleDict({"projection": nn.Linear(16, 16)}) for _ in range(2)]
+    model = nn.ModuleDict({"positions": nn.Embedding(16, 16), "blocks": nn.ModuleList(blocks)})
+    assert matrices(model) == {f"blocks.{i}.projection.weight" for i in range(2)}
+
+
+def test_a_head_in_a_sequence_is_known_by_its_shape() -> None:
+    """There all layers have numbers for names."""
+    model = nn.Sequential(nn.Embedding(40, 8), nn.Linear(8, 8), nn.Linear(8, 40))
+    assert matrices(model) == {"1.weight"}
+
+
 def test_reasons_of_the_rest() -> None:
     """Vectors, convolutions, bare parameters and named heads go to the auxiliary AdamW."""
 
