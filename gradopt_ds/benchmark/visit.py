@@ -12,10 +12,10 @@ from torch.utils._pytree import tree_leaves
 
 from gradopt_ds.benchmark.collectives import CollectiveCounter
 from gradopt_ds.benchmark.contenders import Contender
-from gradopt_ds.benchmark.live_memory import PeakBytes
 from gradopt_ds.benchmark.settings import BenchSettings
 from gradopt_ds.benchmark.stopwatch import Stopwatch
 from gradopt_ds.memory import optimizer_state_bytes
+from gradopt_ds.memory.allocations import PeakBytes
 from gradopt_ds.optim import GradPower, MatrixOptimizer
 from gradopt_ds.pretrain import models
 from gradopt_ds.sharding import ShardedMatrixMap

@@ -7,6 +7,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
+from datetime import timedelta
 from itertools import accumulate, product
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 from torch import Tensor, nn
 
 from gradopt_ds import SWAN, GradPower, PolarGrad, matrix_param_groups
-from gradopt_ds.benchmark.live_memory import LiveStorages
 from gradopt_ds.integration.process_end import end_process
+from gradopt_ds.memory.allocations import LiveStorages
 from gradopt_ds.ops import (
     WHOLE,
     Eigh,
@@ -644,7 +645,9 @@ def main() -> None:
     """Run every test; a failure on any rank is reported with its traceback."""
     torch.set_num_threads(1)
     get_accelerator().is_fp16_supported = lambda: True  # emulated, see exactness_worker
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    # A rank whose test failed goes on; the others must not wait in its collectives for long.
+    limit = timedelta(seconds=120)
+    deepspeed.init_distributed(dist_backend="gloo", verbose=False, timeout=limit)
     results: dict[str, list[str]] = {}
     for test in TESTS:
         try:

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from transformers import AutoConfig
 
-from gradopt_ds.benchmark.live_memory import PeakBytes
 from gradopt_ds.integration.process_end import end_process
+from gradopt_ds.memory.allocations import PeakBytes
 from gradopt_ds.memory.estimate import estimate
 from gradopt_ds.memory.live import existing_tensors
 from gradopt_ds.memory.moments import Moments

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gradopt_ds import SWAN, GradPower, PolarGrad, SinkGD, matrix_param_groups
-from gradopt_ds.benchmark.live_memory import LiveStorages
+from gradopt_ds.memory.allocations import LiveStorages
 from gradopt_ds.memory.live import existing_tensors, tensors_in
 from gradopt_ds.optim import MatrixOptimizer
 

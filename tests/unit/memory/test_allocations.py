@@ -2,7 +2,7 @@
 
 import torch
 
-from gradopt_ds.benchmark.live_memory import LiveStorages, PeakBytes
+from gradopt_ds.memory.allocations import LiveStorages, PeakBytes
 
 N = 1000
 BYTES = 4 * N
