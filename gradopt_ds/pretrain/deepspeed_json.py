@@ -16,8 +16,8 @@ def read(settings: RunSettings, ranks: int) -> dict[str, Any]:
     """The complete DeepSpeed config of a run on ``ranks`` data-parallel ranks.
 
     Raises:
-        PretrainError: the JSON cannot be read, names no optimizer, carries a scheduler, or its
-            batch sizes do not fit the ranks.
+        PretrainError: the JSON cannot be read, names no optimizer, carries a scheduler, has
+            checkpoints written in the background, or its batch sizes do not fit the ranks.
     """
     config = load(settings.deepspeed_config)
     for item in settings.override:
@@ -30,6 +30,13 @@ def read(settings: RunSettings, ranks: int) -> dict[str, Any]:
         raise PretrainError(
             f"{settings.deepspeed_config} has a 'scheduler' block, but the schedule of this run is "
             "set by --schedule and --warmup-steps: remove the block"
+        )
+    writer = config.get("checkpoint", {}).get("writer") or {}
+    if writer.get("decoupled") or config.get("datastates_ckpt", False) is not False:
+        raise PretrainError(
+            f"{settings.deepspeed_config} has checkpoints written in the background ('decoupled', "
+            "'datastates_ckpt'); a run killed meanwhile would resume from half of one: remove the "
+            "key"
         )
     config.update(batch_sizes(config, settings, ranks))
     # One line per step on the progress bar is enough; DeepSpeed would print its own every ten.

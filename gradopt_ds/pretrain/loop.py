@@ -61,6 +61,7 @@ def pretrain(settings: RunSettings) -> dict[str, Any] | None:
         summary.write(settings.output, facts)
         print(_closing(facts, settings.output), flush=True)
     dist.barrier()
+    run.engine.destroy()
     dist.destroy_process_group()
     return facts if first else None
 

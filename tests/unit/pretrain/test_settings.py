@@ -108,11 +108,16 @@ def test_overrides_reach_into_the_json(make: Make) -> None:
     assert config["x"] == {"y": "word"}
 
 
+ADAM = {"optimizer": {"type": "AdamW"}}
+
+
 @pytest.mark.parametrize(
     ("file", "complaint"),
     [
         ({}, "names no optimizer"),
         ({"optimizer": {"type": "AdamW"}, "scheduler": {}}, "remove the block"),
+        ({**ADAM, "checkpoint": {"writer": {"type": "fast", "decoupled": True}}}, "background"),
+        ({**ADAM, "datastates_ckpt": {"host_cache_size": 16}}, "background"),
     ],
 )
 def test_a_json_that_cannot_be_run(
