@@ -36,7 +36,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["gradopt_ds", "gradopt_ds.*"]),
-    package_data={"gradopt_ds": ["py.typed"], "gradopt_ds.pretrain": ["corpus/*"]},
+    package_data={"gradopt_ds": ["py.typed"], "gradopt_ds.experiments.pretrain": ["corpus/*"]},
     install_requires=[
         "torch>=2.6",
         "deepspeed>=0.19.8,<0.20",

@@ -10,12 +10,18 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-from gradopt_ds.oracle_bench import gradients, report
-from gradopt_ds.oracle_bench.candidates import candidates
-from gradopt_ds.oracle_bench.matrices import QUICK_SHAPES, SHAPES, SPECTRA, cases, gradient_case
-from gradopt_ds.oracle_bench.measure import Row, measure
-from gradopt_ds.oracle_bench.totals import totals
-from gradopt_ds.pretrain.errors import PretrainError
+from gradopt_ds.experiments.common.errors import PretrainError
+from gradopt_ds.experiments.oracle_benchmark import gradients, report
+from gradopt_ds.experiments.oracle_benchmark.candidates import candidates
+from gradopt_ds.experiments.oracle_benchmark.matrices import (
+    QUICK_SHAPES,
+    SHAPES,
+    SPECTRA,
+    cases,
+    gradient_case,
+)
+from gradopt_ds.experiments.oracle_benchmark.measure import Row, measure
+from gradopt_ds.experiments.oracle_benchmark.totals import totals
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 EXAMPLES = """\

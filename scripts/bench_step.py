@@ -6,12 +6,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gradopt_ds.benchmark import launch, report
-from gradopt_ds.benchmark.settings import BenchSettings
-from gradopt_ds.integration.local_ranks import RanksError
-from gradopt_ds.pretrain import models
-from gradopt_ds.pretrain.command_line import add_settings, build
-from gradopt_ds.pretrain.errors import PretrainError
+from gradopt_ds.experiments.common import models
+from gradopt_ds.experiments.common.command_line import add_settings, build
+from gradopt_ds.experiments.common.errors import PretrainError
+from gradopt_ds.experiments.common.local_ranks import RanksError
+from gradopt_ds.experiments.step_benchmark import launch, report
+from gradopt_ds.experiments.step_benchmark.settings import BenchSettings
 
 MODELS = Path(__file__).resolve().parent.parent / "configs" / "models"
 WIDTH = 130
@@ -60,7 +60,7 @@ def main() -> int:
     report.write(found, settings)
     shown = report.table(found, settings)
     # Matplotlib is the `plot` extra, and it is imported after the runs, whose cores it would take.
-    from gradopt_ds.benchmark import figure
+    from gradopt_ds.experiments.step_benchmark import figure
 
     figure.draw(found, str(shown.title), settings.output / "bench_step.png")
     # Ten columns do not fit 80 characters, which is what a pipe or a file is taken for.

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gradopt_ds.pretrain import comparison, report
-from gradopt_ds.pretrain.command_line import add_settings
-from gradopt_ds.pretrain.errors import PretrainError
-from gradopt_ds.pretrain.settings import RunSettings
+from gradopt_ds.experiments.common.command_line import add_settings
+from gradopt_ds.experiments.common.errors import PretrainError
+from gradopt_ds.experiments.compare import comparison, report
+from gradopt_ds.experiments.pretrain.settings import RunSettings
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = """\
@@ -89,7 +89,7 @@ def main() -> int:
     groups = report.gather(results)
     report.write(groups, output)
     # Matplotlib is the `plot` extra, and it is imported after the runs, whose cores it would take.
-    from gradopt_ds.pretrain import figure
+    from gradopt_ds.experiments.compare import figure
 
     figure.draw(groups, output / "comparison.png")
     console.print(report.table(groups))

@@ -8,9 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from gradopt_ds.matrix_problems import report
-from gradopt_ds.matrix_problems.problems import PROBLEMS
-from gradopt_ds.matrix_problems.run import run_all, tasks
+from gradopt_ds.experiments.matrix_problems import report
+from gradopt_ds.experiments.matrix_problems.problems import PROBLEMS
+from gradopt_ds.experiments.matrix_problems.run import run_all, tasks
 
 EXAMPLES = """\
 examples:

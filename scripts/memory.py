@@ -7,21 +7,21 @@ from typing import Any
 
 from rich.console import Console
 
-from gradopt_ds.integration.local_ranks import RanksError
-from gradopt_ds.memory import papers
-from gradopt_ds.memory.estimate import estimate
-from gradopt_ds.memory_bench import report
-from gradopt_ds.memory_bench.largest import largest
-from gradopt_ds.memory_bench.measure import measure
-from gradopt_ds.memory_bench.settings import (
+from gradopt_ds.experiments.common import models
+from gradopt_ds.experiments.common.command_line import add_settings, build
+from gradopt_ds.experiments.common.errors import PretrainError
+from gradopt_ds.experiments.common.local_ranks import RanksError
+from gradopt_ds.experiments.memory_report import report
+from gradopt_ds.experiments.memory_report.largest import largest
+from gradopt_ds.experiments.memory_report.measure import measure
+from gradopt_ds.experiments.memory_report.settings import (
     EstimateSettings,
     MeasureSettings,
     PaperSettings,
     with_json,
 )
-from gradopt_ds.pretrain import models
-from gradopt_ds.pretrain.command_line import add_settings, build
-from gradopt_ds.pretrain.errors import PretrainError
+from gradopt_ds.memory import papers
+from gradopt_ds.memory.estimate import estimate
 
 MODELS = Path(__file__).resolve().parent.parent / "configs" / "models"
 WIDTH = 220
@@ -87,7 +87,7 @@ def _estimate(settings: EstimateSettings) -> int:
     path = settings.output / "estimate"
     report.write(rows, report.ESTIMATED, told, path)
     # Matplotlib is the `plot` extra; a table needs none.
-    from gradopt_ds.memory_bench import figure
+    from gradopt_ds.experiments.memory_report import figure
 
     figure.draw(rows, title, path.with_suffix(".png"))
     shown = report.table(rows, report.ESTIMATED, title)

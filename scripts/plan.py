@@ -6,13 +6,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gradopt_ds.pretrain import models
-from gradopt_ds.pretrain.command_line import add_settings, build
-from gradopt_ds.pretrain.errors import PretrainError
-from gradopt_ds.scaling import report
-from gradopt_ds.scaling.layouts import matrices_of, zero_layouts
-from gradopt_ds.scaling.ranks import make_plans, per_rank
-from gradopt_ds.scaling.settings import PlanSettings
+from gradopt_ds.experiments.common import models
+from gradopt_ds.experiments.common.command_line import add_settings, build
+from gradopt_ds.experiments.common.errors import PretrainError
+from gradopt_ds.experiments.exchange_plan import report
+from gradopt_ds.experiments.exchange_plan.layouts import matrices_of, zero_layouts
+from gradopt_ds.experiments.exchange_plan.ranks import make_plans, per_rank
+from gradopt_ds.experiments.exchange_plan.settings import PlanSettings
 
 MODELS = Path(__file__).resolve().parent.parent / "configs" / "models"
 EPILOG = """\

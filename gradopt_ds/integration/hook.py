@@ -14,15 +14,12 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 from deepspeed.runtime.zero import utils as zero_utils
 from torch.optim import Optimizer
 
-from gradopt_ds.integration.attach import attach
-from gradopt_ds.integration.recording import record_in_state
+from gradopt_ds.integration.checkpoints.recording import record_in_state
+from gradopt_ds.integration.checkpoints.resume import check_before_loading, load_universal
 from gradopt_ds.integration.registry import build_optimizer, canonical_name, exchange_settings
 from gradopt_ds.integration.report import log_on_rank_0, log_rules
-from gradopt_ds.integration.resume import check_before_loading, load_universal
-from gradopt_ds.integration.unsupported import (
-    refuse_unsupported_settings,
-    refuse_untested_base,
-)
+from gradopt_ds.integration.unsupported import refuse_unsupported_settings, refuse_untested_base
+from gradopt_ds.integration.zero.attach import attach
 from gradopt_ds.optim import GradPower, MatrixOptimizer
 from gradopt_ds.sharding import ExchangeSettings
 

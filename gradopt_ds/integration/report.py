@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import nn
 from torch.optim import Optimizer
 
-from gradopt_ds.ops import Block
+from gradopt_ds.matrices import Block
 from gradopt_ds.optim import Assignment, GradPower, MatrixOptimizer
 from gradopt_ds.optim.param_groups import MATRIX, default_assignments, whole_shape
 

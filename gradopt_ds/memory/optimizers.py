@@ -10,8 +10,8 @@ from torch.optim import AdamW, Optimizer
 
 from gradopt_ds.integration import OPTIMIZERS
 from gradopt_ds.integration.registry import build_optimizer, canonical_name, exchange_settings
+from gradopt_ds.matrices import MatrixRule, MatrixUpdate
 from gradopt_ds.memory.live import tensors_in
-from gradopt_ds.ops import MatrixRule, MatrixUpdate
 from gradopt_ds.optim import GradPower, MatrixOptimizer
 from gradopt_ds.sharding import ExchangeSettings
 

@@ -6,10 +6,10 @@ from math import prod
 
 from torch.optim import Adam, AdamW
 
+from gradopt_ds.matrices.matrix_map import BATCH_ELEMENTS
 from gradopt_ds.memory.optimizers import Built
 from gradopt_ds.memory.setup import Setup
 from gradopt_ds.memory.zero import Group, stepped_shapes
-from gradopt_ds.ops.matrix_map import BATCH_ELEMENTS
 from gradopt_ds.optim import MatrixOptimizer
 from gradopt_ds.optim.param_groups import MATRIX
 from gradopt_ds.sharding import ExchangeSettings

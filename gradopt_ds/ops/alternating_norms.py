@@ -7,9 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from gradopt_ds.matrices.row_shards import RowShards
 from gradopt_ds.ops.norms import unit
-from gradopt_ds.ops.oracle import Oracle, is_count, require
-from gradopt_ds.ops.row_shards import RowShards
+from gradopt_ds.ops.oracles.oracle import Oracle, is_count, require
 
 
 @dataclass(frozen=True, kw_only=True)

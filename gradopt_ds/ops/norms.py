@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from gradopt_ds.ops.row_shards import WHOLE, RowShards
+from gradopt_ds.matrices.row_shards import WHOLE, RowShards
 
 Dims = int | tuple[int, int]
 

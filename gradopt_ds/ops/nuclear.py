@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from gradopt_ds.ops.row_shards import WHOLE, RowShards
+from gradopt_ds.matrices.row_shards import WHOLE, RowShards
 
 
 @torch.no_grad()

@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
+from gradopt_ds.matrices.row_shards import WHOLE, RowShards
 from gradopt_ds.ops.gradnorm import grad_norm
 from gradopt_ds.ops.norms import unit
-from gradopt_ds.ops.oracle import Oracle
-from gradopt_ds.ops.row_shards import WHOLE, RowShards
+from gradopt_ds.ops.oracles.oracle import Oracle
 
 
 @torch.no_grad()

@@ -9,15 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradopt_ds.ops import (
-    Block,
-    MatrixMap,
-    MatrixUpdate,
-    Oracle,
-    RowShards,
-    WholeMatrixMap,
-    make_oracle,
-)
+from gradopt_ds.matrices import Block, MatrixMap, MatrixUpdate, RowShards, WholeMatrixMap
+from gradopt_ds.ops import Oracle, make_oracle
 from gradopt_ds.optim.aux_adamw import step_aux
 from gradopt_ds.optim.param_groups import AUX, MATRIX, whole_shape
 from gradopt_ds.optim.rounding import store

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from gradopt_ds.ops import Block
+from gradopt_ds.matrices import Block
 from gradopt_ds.optim.splits import blocks_of, stacked_experts
 
 Rule = Literal["matrix", "aux"]

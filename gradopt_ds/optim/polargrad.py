@@ -6,7 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gradopt_ds.ops import MatrixUpdate, Oracle, RowShards, nuclear_norm
+from gradopt_ds.matrices import MatrixUpdate, RowShards
+from gradopt_ds.ops import Oracle, nuclear_norm
 from gradopt_ds.optim.matrix_optimizer import MatrixOptimizer
 from gradopt_ds.optim.settings import (
     Aux,

@@ -6,16 +6,10 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor
 
-from gradopt_ds.ops import AlternatingNorms, RowShards
+from gradopt_ds.matrices import RowShards
+from gradopt_ds.ops import AlternatingNorms
 from gradopt_ds.optim.matrix_optimizer import MatrixOptimizer
-from gradopt_ds.optim.settings import (
-    Aux,
-    AuxAdamW,
-    NonNegative,
-    ParamGroups,
-    Positive,
-    checked,
-)
+from gradopt_ds.optim.settings import Aux, AuxAdamW, NonNegative, ParamGroups, Positive, checked
 
 
 class SinkGD(MatrixOptimizer):

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import Field, PositiveInt
 from torch import nn
 
-from gradopt_ds.ops import Block
+from gradopt_ds.matrices import Block
 
 Split = PositiveInt | Annotated[list[PositiveInt], Field(min_length=1)]
 """How the rows of a matrix ``[rows, columns]``, or of every matrix of a stack ``[count, rows,

@@ -5,16 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
-from gradopt_ds.ops import Oracle, RowShards, swan_direction
+from gradopt_ds.matrices import RowShards
+from gradopt_ds.ops import Oracle, swan_direction
 from gradopt_ds.optim.matrix_optimizer import MatrixOptimizer
-from gradopt_ds.optim.settings import (
-    Aux,
-    AuxAdamW,
-    NonNegative,
-    ParamGroups,
-    Positive,
-    checked,
-)
+from gradopt_ds.optim.settings import Aux, AuxAdamW, NonNegative, ParamGroups, Positive, checked
 
 
 class SWAN(MatrixOptimizer):

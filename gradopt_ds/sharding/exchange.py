@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gradopt_ds.ops import MatrixRule, MatrixUpdate, RowShards, map_equal_shapes
+from gradopt_ds.matrices import MatrixRule, MatrixUpdate, RowShards, map_equal_shapes
 from gradopt_ds.sharding.group_shards import GroupShards
 from gradopt_ds.sharding.layout import Piece
 from gradopt_ds.sharding.plan import Plan, Traffic

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from gradopt_ds.ops import Block
+from gradopt_ds.matrices import Block
 
 
 @dataclass(frozen=True)

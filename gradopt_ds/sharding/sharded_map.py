@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 
-from gradopt_ds.ops import MatrixRule, MatrixUpdate
+from gradopt_ds.matrices import MatrixRule, MatrixUpdate
 from gradopt_ds.sharding.exchange import Exchange
 
 

@@ -21,16 +21,10 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 from torch import Tensor, nn
 
 from gradopt_ds import SWAN, GradPower, PolarGrad, matrix_param_groups
-from gradopt_ds.integration.process_end import end_process
+from gradopt_ds.experiments.common.process_end import end_process
+from gradopt_ds.matrices import WHOLE, RowShards
 from gradopt_ds.memory.allocations import LiveStorages
-from gradopt_ds.ops import (
-    WHOLE,
-    Eigh,
-    PolarExpress,
-    RowShards,
-    nuclear_norm,
-    swan_direction,
-)
+from gradopt_ds.ops import Eigh, PolarExpress, nuclear_norm, swan_direction
 from gradopt_ds.optim import MatrixOptimizer
 from gradopt_ds.sharding import (
     Exchange,

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 import gradopt_ds  # noqa: F401  (registers the optimizers)
 from gradopt_ds.checkpoint import FORMAT, KEY
-from gradopt_ds.integration.process_end import end_process
-from gradopt_ds.integration.universal import convert
-from gradopt_ds.integration.universal import main as main_of_conversion
+from gradopt_ds.experiments.common.process_end import end_process
+from gradopt_ds.integration.checkpoints.universal import convert
+from gradopt_ds.integration.checkpoints.universal import main as main_of_conversion
 from tests.distributed.checkpoint_cases import (
     CASES,
     EXCLUDED,

@@ -14,17 +14,12 @@ from deepspeed.accelerator import get_accelerator
 from torch import Tensor, nn
 
 import gradopt_ds  # noqa: F401  (registers the optimizers)
-from gradopt_ds.integration.process_end import end_process
+from gradopt_ds.experiments.common.process_end import end_process
 from tests.distributed.cases import CASES, RECIPES, Case
 from tests.distributed.model import MATRICES, SAMPLES, TinyLM, build_model, micro_batch
 from tests.distributed.moe_model import MATRICES as MOE_MATRICES
 from tests.distributed.moe_model import MATRICES_WITH_HEADS, TinyMoe, build_moe, whole
-from tests.distributed.observe import (
-    captured_gradients,
-    clipped,
-    masters,
-    single_process_gradients,
-)
+from tests.distributed.observe import captured_gradients, clipped, masters, single_process_gradients
 from tests.reference import Array, StackedReference
 
 STEPS = 3

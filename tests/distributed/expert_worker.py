@@ -18,9 +18,9 @@ from deepspeed.utils import groups
 from torch import Tensor
 
 import gradopt_ds  # noqa: F401  (registers the optimizers)
-from gradopt_ds.integration.process_end import end_process
-from gradopt_ds.integration.universal import convert
-from gradopt_ds.ops import RowShards
+from gradopt_ds.experiments.common.process_end import end_process
+from gradopt_ds.integration.checkpoints.universal import convert
+from gradopt_ds.matrices import RowShards
 from tests.distributed.cases import RECIPES
 from tests.distributed.expert_model import (
     EXPERTS_PER_RANK,
@@ -31,12 +31,7 @@ from tests.distributed.expert_model import (
     matrices,
 )
 from tests.distributed.model import SAMPLES, micro_batch
-from tests.distributed.observe import (
-    captured_gradients,
-    clipped,
-    masters,
-    single_process_gradients,
-)
+from tests.distributed.observe import captured_gradients, clipped, masters, single_process_gradients
 from tests.reference import Array, Reference
 
 STEPS = 3

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from gradopt_ds.integration.shared_memory import free_shared_memory
+from gradopt_ds.experiments.common.shared_memory import free_shared_memory
 
 ROOT = Path(__file__).parent.parent.parent
 TIMEOUT_SECONDS = 400

@@ -13,15 +13,15 @@ import torch
 import torch.distributed as dist
 from transformers import AutoConfig
 
-from gradopt_ds.integration.process_end import end_process
+from gradopt_ds.experiments.common import models
+from gradopt_ds.experiments.common.process_end import end_process
+from gradopt_ds.experiments.pretrain.run import start_processes
 from gradopt_ds.memory.allocations import PeakBytes
 from gradopt_ds.memory.estimate import estimate
 from gradopt_ds.memory.live import existing_tensors
 from gradopt_ds.memory.moments import Moments
 from gradopt_ds.memory.optimizers import BLOCKS
 from gradopt_ds.memory.setup import Setup
-from gradopt_ds.pretrain import models
-from gradopt_ds.pretrain.run import start_processes
 from tests.conftest import ROOT
 
 SMALL = {

@@ -14,8 +14,8 @@ import pyarrow
 import pyarrow.parquet as pq
 import pytest
 
-from gradopt_ds.integration.shared_memory import free_shared_memory
-from gradopt_ds.pretrain.metrics import read
+from gradopt_ds.experiments.common.shared_memory import free_shared_memory
+from gradopt_ds.experiments.pretrain.metrics import read
 from tests.distributed.launch import free_port
 
 ROOT = Path(__file__).parents[2]

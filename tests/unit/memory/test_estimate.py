@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig
 
+from gradopt_ds.experiments.common import models
+from gradopt_ds.experiments.memory_report import host_memory
+from gradopt_ds.experiments.memory_report.largest import largest, shape
 from gradopt_ds.memory.deepspeed_json import read_setup
 from gradopt_ds.memory.estimate import estimate
 from gradopt_ds.memory.optimizers import BLOCKS, build
 from gradopt_ds.memory.setup import Setup
 from gradopt_ds.memory.zero import Group
-from gradopt_ds.memory_bench import room
-from gradopt_ds.memory_bench.largest import largest, shape
-from gradopt_ds.pretrain import models
 from tests.conftest import ROOT
 
 V, H, F, LAYERS, KEY = 96, 16, 24, 3, 8
@@ -211,8 +211,8 @@ def test_impossible_setups(told: dict[str, Any]) -> None:
 
 def test_what_does_not_fit_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(room, "available_bytes", lambda: 2 * room.IMPORTS)
+    monkeypatch.setattr(host_memory, "available_bytes", lambda: 2 * host_memory.IMPORTS)
     small = estimate(llama(), BLOCKS["SWAN"], Setup(reduce_bucket_size=1000))
-    room.check("SWAN", small, ranks=1)
-    with pytest.raises(room.NoRoomError, match=r"SWAN is not run.*2 rank"):
-        room.check("SWAN", small, ranks=2)
+    host_memory.check("SWAN", small, ranks=1)
+    with pytest.raises(host_memory.NotEnoughMemoryError, match=r"SWAN is not run.*2 rank"):
+        host_memory.check("SWAN", small, ranks=2)

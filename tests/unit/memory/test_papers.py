@@ -2,8 +2,8 @@
 
 import pytest
 
+from gradopt_ds.experiments.common import models
 from gradopt_ds.memory import papers
-from gradopt_ds.pretrain import models
 from tests.conftest import ROOT
 
 PRINTED = {

@@ -9,6 +9,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from gradopt_ds.matrices.row_shards import RowShards
 from gradopt_ds.ops import (
     SVD,
     AlternatingNorms,
@@ -17,7 +18,6 @@ from gradopt_ds.ops import (
     nuclear_norm,
     swan_direction,
 )
-from gradopt_ds.ops.row_shards import RowShards
 
 ORACLES = [
     "eigh",

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from gradopt_ds import SWAN, Muon, PolarGrad, SinkGD, assign_rules, matrix_param_groups
 from gradopt_ds.integration.registry import build_optimizer
-from gradopt_ds.ops import RowShards
+from gradopt_ds.matrices import RowShards
 from gradopt_ds.optim.splits import blocks_of
 from tests.distributed.model import SAMPLES, TinyLM
 from tests.distributed.moe_model import (

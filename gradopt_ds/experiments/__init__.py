@@ -1,0 +1,1 @@
+"""What is run, not imported: training, comparisons, benchmarks and reports."""

@@ -1,0 +1,98 @@
+"""A transformer with fresh weights from a JSON file."""
+
+from math import prod
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from gradopt_ds.experiments.common.errors import PretrainError
+from gradopt_ds.experiments.pretrain.deepspeed_json import load
+from gradopt_ds.optim.param_groups import whole_shape
+
+
+def model_config(
+    path: Path, vocab_size: int | None = None, sequence_length: int = 0
+) -> PretrainedConfig:
+    """The transformers config in ``path``, with the tokenizer's vocabulary if one is given.
+
+    Raises:
+        PretrainError: unknown ``model_type``, sequences longer than the model's positions, or a
+            load-balancing loss that would not be computed.
+    """
+    values = load(path)
+    kind = values.pop("model_type", None)
+    if kind is None:
+        raise PretrainError(f'{path} has no "model_type": add one, e.g. "llama"')
+    try:
+        config = AutoConfig.for_model(kind, **values)
+    except ValueError as error:
+        raise PretrainError(f"{path}: {error}") from None
+    if vocab_size is not None:
+        config.vocab_size = vocab_size
+    if getattr(config, "router_aux_loss_coef", 0) and not config.output_router_logits:
+        raise PretrainError(
+            f'{path} has experts, and without "output_router_logits": true transformers leaves '
+            'their load-balancing loss out: add it, or set "router_aux_loss_coef": 0.0'
+        )
+    if sequence_length > config.max_position_embeddings:
+        raise PretrainError(
+            f"--sequence-length {sequence_length} exceeds max_position_embeddings "
+            f"{config.max_position_embeddings} of {path}: shorten the one or raise the other"
+        )
+    return config
+
+
+def build(
+    config: PretrainedConfig, seed: int, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """The model with weights that depend on the arguments only."""
+    torch.manual_seed(seed)
+    model = _fresh(config, dtype)
+    model.config.use_cache = False
+    model.train()
+    return model
+
+
+def parameter_count(config: PretrainedConfig) -> int:
+    """Parameters of the model, tied ones once, counted without allocating them."""
+    return sum(parameter.numel() for parameter in on_meta(config).parameters())
+
+
+def active_parameter_count(model: PreTrainedModel) -> int:
+    """Parameters that one token goes through: of the routed experts only those that it chooses.
+
+    Embeddings, output head and shared experts count whole. Equals :func:`parameter_count` for a
+    dense model. The model may be on the meta device, or partitioned by ZeRO.
+    """
+    shapes = {name: whole_shape(parameter) for name, parameter in model.named_parameters()}
+    count = sum(map(prod, shapes.values()))
+    routed = sum(prod(s) for name, s in shapes.items() if ".experts." in name and len(s) == 3)
+    if not routed:
+        return count
+    config = model.config
+    experts = getattr(config, "num_experts", None) or config.num_local_experts
+    return count - routed + routed * config.num_experts_per_tok // experts
+
+
+def on_meta(config: PretrainedConfig) -> PreTrainedModel:
+    """The model without weights: names, shapes and module types only."""
+    with torch.device("meta"):
+        return _fresh(config)
+
+
+def find(name: Path, folder: Path) -> Path:
+    """The JSON file that ``name`` is the path of, or that has this name in ``folder``.
+
+    Raises:
+        PretrainError: there is neither.
+    """
+    for path in (folder / f"{name}.json", name):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(path.stem for path in folder.glob("*.json")))
+    raise PretrainError(f"--model {name}: no such file, and not one of {known}")
+
+
+def _fresh(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_config(config, dtype=dtype)

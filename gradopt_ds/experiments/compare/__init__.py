@@ -1,0 +1,1 @@
+"""Several pre-training runs side by side: ``scripts/compare.py``."""

@@ -1,0 +1,121 @@
+"""One pre-training run in fresh processes, through DeepSpeed's own launcher."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradopt_ds.experiments.common import command_line
+from gradopt_ds.experiments.common.errors import DivergedError
+from gradopt_ds.experiments.common.shared_memory import free_shared_memory
+from gradopt_ds.experiments.pretrain import metrics, summary
+from gradopt_ds.experiments.pretrain.settings import RunSettings
+
+LOG = "log.txt"
+_POLL_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    status: str  # "finished", "reused", "diverged" or "failed"
+    seconds: float = 0.0  # of wall clock, launching included
+    tail: str = ""  # of the log, where the run did not finish
+
+
+def finished_before(settings: RunSettings, ranks: int) -> bool:
+    """Whether the output already holds the result of these settings on these ranks."""
+    facts = summary.read(settings.output)
+    return facts is not None and facts["fingerprint"] == settings.fingerprint(ranks)
+
+
+def launch(
+    settings: RunSettings,
+    ranks: int,
+    jobs: int,
+    script: Path,
+    watch: Callable[[metrics.Row], None],
+    stop: threading.Event,
+) -> Outcome:
+    """Runs ``script`` on ``ranks`` local ranks until it ends; its output goes to ``log.txt``.
+
+    Args:
+        settings: of the run; its output directory is emptied first.
+        ranks: processes (and devices, where there are any).
+        jobs: runs that share the machine.
+        script: the pre-training script.
+        watch: called with the newest row of the trace whenever there is one.
+        stop: ends the run when it is set.
+    """
+    shutil.rmtree(settings.output, ignore_errors=True)
+    settings.output.mkdir(parents=True)
+    started = time.monotonic()
+    port = _free_port()
+    with (settings.output / LOG).open("w") as log:
+        process = subprocess.Popen(
+            command(settings, ranks, script, port),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=_environment(ranks * jobs),
+            start_new_session=True,
+        )
+        try:
+            _wait(process, settings.output / "metrics.jsonl", watch, stop)
+        finally:
+            # The launcher's ranks must not outlive an interrupted comparison.
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait()
+            free_shared_memory(port)
+    return _outcome(process.returncode, settings.output, time.monotonic() - started)
+
+
+def command(settings: RunSettings, ranks: int, script: Path, port: int) -> list[str]:
+    """The ``deepspeed`` command line of a run."""
+    beside = Path(sys.executable).with_name("deepspeed")
+    launcher = str(beside) if beside.is_file() else shutil.which("deepspeed") or "deepspeed"
+    options = ["--log_level", "error", "--num_gpus", str(ranks), "--master_port", str(port)]
+    return [launcher, *options, str(script), *command_line.arguments(settings)]
+
+
+def _environment(processes: int) -> dict[str, str]:
+    # More threads than cores let OpenMP spin against itself: measured ten times slower.
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    return {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", **os.environ}
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _wait(
+    process: subprocess.Popen[bytes],
+    trace: Path,
+    watch: Callable[[metrics.Row], None],
+    stop: threading.Event,
+) -> None:
+    while not stop.is_set():
+        ended = process.poll() is not None
+        rows = metrics.read(trace)
+        if rows:
+            watch(rows[-1])
+        if ended:
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def _outcome(status: int, output: Path, seconds: float) -> Outcome:
+    if status == 0 and summary.read(output) is not None:
+        return Outcome("finished", seconds)
+    tail = "\n".join((output / LOG).read_text(errors="replace").splitlines()[-25:])
+    return Outcome("diverged" if status == DivergedError.exit_status else "failed", seconds, tail)

@@ -1,0 +1,110 @@
+"""Checkpoints a run survives a ``kill -9`` with: complete ones only, data position included."""
+
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import deepspeed.comm as dist
+import numpy as np
+import torch
+from deepspeed import DeepSpeedEngine
+from deepspeed.accelerator import get_accelerator
+
+from gradopt_ds.experiments.common.errors import PretrainError
+
+LATEST = "latest"  # DeepSpeed's name: any DeepSpeed script can load what is saved here
+_TAG = "step"
+
+
+def save(engine: DeepSpeedEngine, directory: Path, step: int, state: dict[str, Any]) -> None:
+    """Saves the engine, this rank's ``state`` and its random number generators. Collective.
+
+    DeepSpeed truncates ``latest`` before it writes the new tag, so a kill in between would lose
+    every checkpoint; here ``latest`` is renamed into place when all ranks have written all files.
+
+    Args:
+        engine: of ``deepspeed.initialize``.
+        directory: of all checkpoints of the run.
+        step: optimizer steps done.
+        state: anything of this rank that ``torch.save`` takes.
+    """
+    tag = f"{_TAG}{step}"
+    folder = directory / tag
+    if dist.get_rank() == 0:
+        # A run killed while saving this very step may have left files of another world size.
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    dist.barrier()
+    own = {"state": state, "random": _random_state(), "ranks": dist.get_world_size()}
+    torch.save(own, _own_file(folder))
+    engine.save_checkpoint(str(directory), tag=tag, save_latest=False)  # ends with a barrier
+    if dist.get_rank() == 0:
+        unfinished = directory / f"{LATEST}.unfinished"
+        unfinished.write_text(tag)
+        unfinished.replace(directory / LATEST)
+
+
+def prune(directory: Path, step: int, keep: int) -> None:
+    """Deletes all but the last ``keep`` checkpoints up to ``step``. Rank 0 only.
+
+    Later ones are what a killed run left behind, unfinished or overtaken, and go too.
+    """
+    saved = {int(one.name[len(_TAG) :]): one for one in directory.glob(f"{_TAG}*")}
+    kept = sorted(done for done in saved if done <= step)[-keep:]
+    for done, folder in saved.items():
+        if done not in kept:
+            shutil.rmtree(folder)
+
+
+def latest_step(directory: Path) -> int | None:
+    """Steps done at the last complete checkpoint, or None if there is none."""
+    latest = directory / LATEST
+    return int(latest.read_text().strip()[len(_TAG) :]) if latest.is_file() else None
+
+
+def load(engine: DeepSpeedEngine, directory: Path, step: int) -> Any:
+    """Restores engine and random number generators; returns this rank's ``state``. Collective.
+
+    Raises:
+        PretrainError: the files are gone, or were written by another number of ranks.
+    """
+    tag = f"{_TAG}{step}"
+    folder = directory / tag
+    advice = "start afresh with --resume never, or with another --output"
+    try:
+        # Our own file: it holds numpy and generator states, which weights_only refuses.
+        own = torch.load(_own_file(folder), weights_only=False)
+    except FileNotFoundError:
+        raise PretrainError(
+            f"{directory / LATEST} names {tag}, whose files lack: {advice}"
+        ) from None
+    if own["ranks"] != dist.get_world_size():
+        raise PretrainError(
+            f"{folder} was saved by {own['ranks']} ranks and this run has "
+            f"{dist.get_world_size()}: use as many, or {advice}"
+        )
+    if engine.load_checkpoint(str(directory), tag=tag)[0] is None:
+        raise PretrainError(f"DeepSpeed found no checkpoint in {folder}: {advice}")
+    _restore_random_state(own["random"])
+    return own["state"]
+
+
+def _own_file(folder: Path) -> Path:
+    return folder / f"pretrain_rank{dist.get_rank()}.pt"
+
+
+def _random_state() -> dict[str, Any]:
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "device": get_accelerator().get_rng_state(),
+    }
+
+
+def _restore_random_state(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    get_accelerator().set_rng_state(state["device"])

@@ -1,0 +1,86 @@
+"""One rank's endless stream of training documents, and the finite one of validation."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from datasets import IterableDataset
+from datasets.distributed import split_dataset_by_node
+
+from gradopt_ds.experiments.common.errors import PretrainError
+from gradopt_ds.experiments.pretrain.data import sources
+from gradopt_ds.experiments.pretrain.settings import RunSettings
+
+
+class TrainingDocuments:
+    """The texts of one rank, epoch after epoch, with a position that can be saved.
+
+    Args:
+        settings: source, column and validation share.
+        rank: data-parallel rank.
+        ranks: data-parallel ranks; each document goes to exactly one of them.
+    """
+
+    def __init__(self, settings: RunSettings, rank: int, ranks: int) -> None:
+        self._settings = settings
+        self._dataset: IterableDataset = split_dataset_by_node(
+            sources.documents(settings, validation=False), rank=rank, world_size=ranks
+        )
+        self._by_hash = sources.splits_by_hash(settings)
+        self._start = self._dataset.state_dict()
+        self._rows = iter(self._dataset)
+        self.epoch = 0
+        self._seen_this_epoch = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        """The next text; the data set starts again when it ends.
+
+        Raises:
+            PretrainError: a whole epoch holds no training text.
+        """
+        while True:
+            row = next(self._rows, None)
+            if row is None:
+                if not self._seen_this_epoch:
+                    raise PretrainError(
+                        f"--data {self._settings.data} leaves this rank no training document: give "
+                        "more text, fewer ranks or a smaller --validation-share"
+                    )
+                # The dataset's own position stands at its end: a fresh epoch needs a fresh one.
+                self._dataset.load_state_dict(self._start)
+                self._rows = iter(self._dataset)
+                self.epoch += 1
+                self._seen_this_epoch = 0
+                continue
+            text = row[self._settings.text_column]
+            if text and not (
+                self._by_hash and sources.held_out(text, self._settings.validation_share)
+            ):
+                self._seen_this_epoch += 1
+                return str(text)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position after the last text returned."""
+        return {
+            "epoch": self.epoch,
+            "seen_this_epoch": self._seen_this_epoch,
+            "dataset": self._dataset.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on after the text at which ``state`` was taken."""
+        self.epoch = state["epoch"]
+        self._seen_this_epoch = state["seen_this_epoch"]
+        self._dataset.load_state_dict(state["dataset"])
+        self._rows = iter(self._dataset)
+
+
+def validation_texts(settings: RunSettings) -> Iterator[str]:
+    """Texts no rank trains on, in the source's order, once."""
+    by_hash = sources.splits_by_hash(settings)
+    for row in sources.documents(settings, validation=True):
+        text = row[settings.text_column]
+        if text and (not by_hash or sources.held_out(text, settings.validation_share)):
+            yield str(text)

@@ -1,0 +1,111 @@
+"""The DeepSpeed JSON of a run: read, overridden from the command line, batch sizes completed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gradopt_ds.experiments.common.errors import PretrainError
+from gradopt_ds.experiments.pretrain.settings import RunSettings
+
+TRAIN = "train_batch_size"
+MICRO = "train_micro_batch_size_per_gpu"
+ACCUMULATION = "gradient_accumulation_steps"
+
+
+def read(settings: RunSettings, ranks: int) -> dict[str, Any]:
+    """The complete DeepSpeed config of a run on ``ranks`` data-parallel ranks.
+
+    Raises:
+        PretrainError: the JSON cannot be read, names no optimizer, carries a scheduler, has
+            checkpoints written in the background, or its batch sizes do not fit the ranks.
+    """
+    config = load(settings.deepspeed_config)
+    for item in settings.override:
+        override(config, item)
+    if "type" not in config.get("optimizer", {}):
+        raise PretrainError(
+            f'{settings.deepspeed_config} names no optimizer: add "optimizer": {{"type": …}}'
+        )
+    if "scheduler" in config:
+        raise PretrainError(
+            f"{settings.deepspeed_config} has a 'scheduler' block, but the schedule of this run is "
+            "set by --schedule and --warmup-steps: remove the block"
+        )
+    writer = config.get("checkpoint", {}).get("writer") or {}
+    if writer.get("decoupled") or config.get("datastates_ckpt", False) is not False:
+        raise PretrainError(
+            f"{settings.deepspeed_config} has checkpoints written in the background ('decoupled', "
+            "'datastates_ckpt'); a run killed meanwhile would resume from half of one: remove the "
+            "key"
+        )
+    config.update(batch_sizes(config, settings, ranks))
+    # One line per step on the progress bar is enough; DeepSpeed would print its own every ten.
+    config.setdefault("steps_per_print", settings.steps + 1)
+    if settings.tensorboard:
+        config["tensorboard"] = {
+            "enabled": True,
+            "output_path": str(settings.output),
+            "job_name": "tensorboard",
+        }
+    return config
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, or a PretrainError that says where it is broken."""
+    try:
+        config = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise PretrainError(f"{path} is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise PretrainError(f"{path} must hold a JSON object, not a {type(config).__name__}")
+    return config
+
+
+def override(config: dict[str, Any], item: str) -> None:
+    """Sets ``a.b.c=VALUE`` in ``config`` in place; a value that is not JSON is a string."""
+    path, _, text = item.partition("=")
+    *parents, last = path.split(".")
+    node = config
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise PretrainError(f"override {item!r}: {parent!r} is no object in the DeepSpeed JSON")
+    try:
+        node[last] = json.loads(text)
+    except json.JSONDecodeError:
+        node[last] = text
+
+
+def batch_sizes(config: dict[str, Any], settings: RunSettings, ranks: int) -> dict[str, int]:
+    """DeepSpeed's three batch keys for ``ranks`` ranks, each consistent with the others.
+
+    The command line beats the JSON. Of the JSON's own numbers the train batch is kept, because it
+    is part of the mathematics, and the accumulation follows from it.
+    """
+    told = settings.train_batch, settings.micro_batch, settings.accumulation
+    train, micro, accumulation = told
+    if micro is not None and accumulation is not None:
+        wanted = micro * accumulation * ranks
+        if train not in (None, wanted):
+            raise PretrainError(
+                f"--micro-batch {micro} x --accumulation {accumulation} x {ranks} ranks is "
+                f"{wanted}, not --train-batch {train}: leave one of the three out"
+            )
+        return {TRAIN: wanted, MICRO: micro, ACCUMULATION: accumulation}
+    train = train or config.get(TRAIN)
+    if train is None:
+        micro = micro or config.get(MICRO, 1)
+        accumulation = accumulation or config.get(ACCUMULATION, 1)
+        return {TRAIN: micro * accumulation * ranks, MICRO: micro, ACCUMULATION: accumulation}
+    if accumulation is None:
+        micro = micro or config.get(MICRO) or train // (ranks * config.get(ACCUMULATION, 1))
+        accumulation = train // (micro * ranks) if micro else 0
+    else:
+        micro = train // (accumulation * ranks)
+    if micro * accumulation * ranks != train:
+        raise PretrainError(
+            f"a train batch of {train} sequences cannot be cut into micro batches on {ranks} ranks "
+            f"(micro batch {micro}, accumulation {accumulation}): set --micro-batch and "
+            "--accumulation, or another --train-batch"
+        )
+    return {TRAIN: train, MICRO: micro, ACCUMULATION: accumulation}

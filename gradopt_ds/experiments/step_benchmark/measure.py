@@ -1,0 +1,164 @@
+"""One visit to one optimizer: build its engine, warm up, time steps, count what one step does."""
+
+import gc
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+from torch.utils._pytree import tree_leaves
+
+from gradopt_ds.experiments.common import models
+from gradopt_ds.experiments.step_benchmark.collectives import CollectiveCounter
+from gradopt_ds.experiments.step_benchmark.contenders import Contender
+from gradopt_ds.experiments.step_benchmark.settings import BenchSettings
+from gradopt_ds.experiments.step_benchmark.stopwatch import Stopwatch
+from gradopt_ds.memory import optimizer_state_bytes
+from gradopt_ds.memory.allocations import PeakBytes
+from gradopt_ds.optim import GradPower, MatrixOptimizer
+from gradopt_ds.sharding import ShardedMatrixMap
+
+MATRIX_WORK = ("get_flat_partition", "_apply_muon_to_accumulated_grads")
+"""Where DeepSpeed's ZeRO wrappers orthogonalise for its Muon: stages 1 and 2, stage 3."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What one step of one rank does.
+
+    Attributes:
+        calls: collectives from backward to the end of the step, by kind.
+        sent: bytes they send, by kind.
+        planned_sent: bytes that the plan of the exchange says it sends; 0 without an exchange.
+        state: bytes of optimizer state.
+        peak: most bytes that the optimizer has allocated and holds at a time, beside its state.
+        flops: oracle FLOPs by the plan's count; 0 for optimizers that have no plan.
+    """
+
+    calls: dict[str, int]
+    sent: dict[str, float]
+    planned_sent: int
+    state: int
+    peak: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What a visit brought home, one entry per timed step.
+
+    Attributes:
+        backward: milliseconds of ``engine.backward`` on the slowest rank.
+        total: milliseconds of ``engine.backward`` and ``engine.step`` on the slowest rank.
+        losses: rank 0's; equal wherever weights and batch are.
+        counts: of every rank, from a step that is not timed.
+    """
+
+    backward: list[float] = field(default_factory=list)
+    total: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    counts: list[dict[str, Any]] = field(default_factory=list)
+
+
+def visit(contender: Contender, settings: BenchSettings, count: bool) -> Visit:
+    """Visit an optimizer. Collective.
+
+    Args:
+        contender: what to build.
+        settings: of the benchmark.
+        count: whether to count in one more step.
+    """
+    engine = _build(contender, settings)
+    tokens = _tokens(engine.module.config.vocab_size, settings.tokens, engine.device)
+    found = Visit()
+    _step(engine, tokens)
+    for _ in range(settings.steps):
+        loss, (backward, total) = _step(engine, tokens)
+        found.backward.append(backward)
+        found.total.append(total)
+        found.losses.append(loss)
+    if count:
+        found.counts.extend(_gathered(_counted(engine, tokens, settings.stage)))
+    _release(engine)
+    return found
+
+
+def _build(contender: Contender, settings: BenchSettings) -> Any:
+    model = models.build(models.model_config(settings.model, None, settings.tokens), seed=0)
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        model_parameters=model.parameters(),
+        config=contender.config(settings.stage, settings.precision),
+    )
+    return engine
+
+
+def _tokens(vocabulary: int, length: int, device: torch.device) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(dist.get_rank())
+    return torch.randint(vocabulary, (1, length), generator=generator).to(device)
+
+
+def _step(engine: Any, tokens: torch.Tensor) -> tuple[float, list[float]]:
+    loss = engine(input_ids=tokens, labels=tokens).loss
+    watch = Stopwatch(engine.device)
+    engine.backward(loss)
+    watch.mark()
+    engine.step()
+    watch.mark()
+    return loss.item(), watch.milliseconds()
+
+
+def _counted(engine: Any, tokens: torch.Tensor, stage: int) -> Counts:
+    optimizer = engine.basic_optimizer
+    peak = PeakBytes(engine.device)
+    peak.during(optimizer, "step")
+    work = MATRIX_WORK[stage == 3]
+    if not isinstance(optimizer, MatrixOptimizer | GradPower) and hasattr(engine.optimizer, work):
+        peak.during(engine.optimizer, work)
+    loss = engine(input_ids=tokens, labels=tokens).loss
+    with CollectiveCounter() as counter:
+        engine.backward(loss)
+        engine.step()
+    base = optimizer.base if isinstance(optimizer, GradPower) else optimizer
+    matrix_map = getattr(base, "matrix_map", None)
+    exchanges = matrix_map.exchanges.values() if isinstance(matrix_map, ShardedMatrixMap) else ()
+    return Counts(
+        calls=dict(counter.calls),
+        sent=counter.sent,
+        planned_sent=sum(
+            one.plan.elements_sent(one.rank) * one.wire_dtype.itemsize for one in exchanges
+        ),
+        state=optimizer_state_bytes(optimizer),
+        peak=peak.most,
+        flops=sum(one.plan.flops[one.rank] for one in exchanges),
+    )
+
+
+def _release(engine: Any) -> None:
+    """Make room for the next engine. This one must not be used again.
+
+    At stage 3 an engine stays when nobody has it any more: autograd's hooks hold what they are
+    hooked to, where Python cannot see it. So its tensors are emptied.
+    """
+    optimizer, parameters = engine.optimizer, list(engine.module.parameters())
+    engine.destroy()
+    held = [
+        vars(optimizer),
+        *map(vars, getattr(optimizer, "ipg_buckets", {}).values()),
+        *map(vars, parameters),
+        *engine.basic_optimizer.state.values(),
+        parameters,
+    ]
+    for tensor in tree_leaves(held):
+        if isinstance(tensor, torch.Tensor):
+            tensor.untyped_storage().resize_(0)
+    gc.collect()
+    get_accelerator().empty_cache()
+
+
+def _gathered(counts: Counts) -> list[dict[str, Any]]:
+    of_all: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(of_all, asdict(counts))
+    return of_all

@@ -1,0 +1,1 @@
+"""Checkpoints of DeepSpeed engines: the record, resuming, universal checkpoints."""

@@ -1,0 +1,94 @@
+"""Write down, beside the optimizer's state, what it holds."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch.distributed as dist
+from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gradopt_ds.checkpoint import KEY, Fragment, Group, Record, Slice, to_state
+from gradopt_ds.integration.zero.slicing import Shard, read_shards
+from gradopt_ds.optim import GradPower
+from gradopt_ds.optim.param_groups import whole_shape
+
+
+def record_in_state(engine: Any, optimizer: Optimizer) -> None:
+    """Have every state dict of an optimizer carry its record.
+
+    Args:
+        engine: the engine, its optimizer wrapper in place.
+        optimizer: the base optimizer inside that wrapper.
+
+    Raises:
+        RuntimeError: the wrapper's layout is unknown.
+    """
+    plain = to_state(make_record(engine, optimizer))
+
+    def add(_: Optimizer, state: dict[str, Any]) -> None:
+        state[KEY] = plain
+
+    _base(optimizer).register_state_dict_post_hook(add)
+
+
+def make_record(engine: Any, optimizer: Optimizer) -> Record:
+    """What an optimizer holds on this rank.
+
+    Raises:
+        RuntimeError: the wrapper's layout is unknown.
+    """
+    names = {param: name for name, param in engine.module.named_parameters()}
+    shards = [] if holds_whole(engine.optimizer, optimizer) else read_shards(engine.optimizer)
+    weights = [
+        [weight for shard in shards if shard.group == index for weight in shard.weights]
+        if shards
+        else _whole_weights(engine.optimizer, index)
+        for index in range(len(optimizer.param_groups))
+    ]
+    return Record(
+        optimizer=_described(optimizer),
+        stage=int(engine.zero_optimization_stage()),
+        ranks=engine.dp_world_size,
+        groups=tuple(
+            Group(
+                group.get("rule", "elementwise"),
+                {names[weight]: whole_shape(weight) for weight in members},
+            )
+            for group, members in zip(optimizer.param_groups, weights, strict=True)
+        ),
+        slices=tuple(_slice(shard, names) for shard in shards),
+    )
+
+
+def holds_whole(wrapper: Any, optimizer: Optimizer) -> bool:
+    """Whether every rank holds, and updates, whole parameters: ZeRO stage 0."""
+    return wrapper is optimizer or type(wrapper) is FP16_UnfusedOptimizer
+
+
+def _whole_weights(wrapper: Any, group: int) -> list[Tensor]:
+    # Half precision: the base optimizer's groups hold fp32 copies.
+    groups = wrapper.fp16_groups if type(wrapper) is FP16_UnfusedOptimizer else None
+    return list(groups[group] if groups else wrapper.param_groups[group]["params"])
+
+
+def _slice(shard: Shard, names: Mapping[Tensor, str]) -> Slice:
+    rank = dist.get_rank(shard.process_group)
+    layout = shard.layout(names)
+    pieces = [layout.piece(index, rank) for index in range(len(layout.matrices))]
+    fragments = tuple(
+        Fragment(weight.name, piece.matrix_start, piece.slice_start, piece.length)
+        for weight, piece in zip(layout.matrices, pieces, strict=True)
+        if piece is not None
+    )
+    names_here = tuple(weight.name for weight in layout.matrices)
+    return Slice(shard.group, layout.slice_size, names_here, fragments)
+
+
+def _described(optimizer: Optimizer) -> str:
+    name = type(_base(optimizer)).__name__
+    return f"GradPower({name})" if isinstance(optimizer, GradPower) else name
+
+
+def _base(optimizer: Optimizer) -> Optimizer:
+    return optimizer.base if isinstance(optimizer, GradPower) else optimizer

@@ -1,0 +1,132 @@
+"""Hand the finished ZeRO wrapper's layout to the optimizer."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gradopt_ds.integration.zero.slicing import Shard, read_shards, verify
+from gradopt_ds.matrices import Block, WholeMatrixMap
+from gradopt_ds.optim import GradPower, MatrixOptimizer
+from gradopt_ds.optim.param_groups import MATRIX
+from gradopt_ds.sharding import Exchange, ExchangeSettings, Plan, ShardedMatrixMap, make_plan
+
+
+def attach(engine: Any, optimizer: Optimizer, settings: ExchangeSettings) -> str:
+    """Tell a matrix optimizer where its matrices are.
+
+    Args:
+        engine: the engine, its optimizer wrapper in place.
+        optimizer: the base optimizer inside that wrapper.
+        settings: of the exchange.
+
+    Returns:
+        A sentence for the log.
+
+    Raises:
+        RuntimeError: the wrapper's layout is unknown, is not what it should be, or differs
+            between ranks.
+        ValueError: an ``exchange_strategy`` matches no matrix, or cannot be followed.
+    """
+    base = optimizer.base if isinstance(optimizer, GradPower) else optimizer
+    if not isinstance(base, MatrixOptimizer):
+        return f"{type(base).__name__} is elementwise: no matrix is put together"
+    wrapper = engine.optimizer
+    if type(wrapper) is FP16_UnfusedOptimizer:
+        base.matrix_map = WholeMatrixMap(_blocks_of_masters(wrapper, base.blocks))
+    if wrapper is optimizer or type(wrapper) is FP16_UnfusedOptimizer:
+        return "ZeRO stage 0: every rank holds, and updates, whole matrices"
+    names = {param: name for name, param in engine.module.named_parameters()}
+    groups = optimizer.param_groups
+    shards = [shard for shard in read_shards(wrapper) if groups[shard.group]["rule"] == MATRIX]
+    plans = _plans(base, shards, names, settings)
+    base.matrix_map = ShardedMatrixMap(
+        {
+            shard.slice: Exchange(
+                plan,
+                shard.process_group,
+                settings.wire_dtype,
+                get_accelerator().current_device_name(),
+            )
+            for shard, plan in zip(shards, plans, strict=True)
+        }
+    )
+    return _summary(type(base).__name__, plans) + _lost_steps(shards, groups)
+
+
+def _blocks_of_masters(
+    wrapper: FP16_UnfusedOptimizer, blocks: Mapping[Tensor, tuple[Block, ...]]
+) -> dict[Tensor, tuple[Block, ...]]:
+    """The blocks of the weights, as those of their fp32 copies."""
+    return {
+        master: blocks[weight]
+        for weights, masters in zip(wrapper.fp16_groups, wrapper.fp32_groups, strict=True)
+        for weight, master in zip(weights, masters, strict=True)
+        if weight in blocks
+    }
+
+
+def _plans(
+    base: MatrixOptimizer,
+    shards: Sequence[Shard],
+    names: Mapping[Tensor, str],
+    settings: ExchangeSettings,
+) -> list[Plan]:
+    matrices = [names[weight] for shard in shards for weight in shard.weights]
+    for pattern in settings.exchange_strategy:
+        if not any(fnmatchcase(name, pattern) for name in matrices):
+            raise ValueError(f"exchange_strategy pattern {pattern!r} matches no matrix")
+    plans = []
+    loads: dict[dist.ProcessGroup, list[int]] = defaultdict(list)
+    for shard in shards:
+        weights = shard.layout(names)
+        verify(shard, weights)
+        layout = weights.split({names[weight]: base.blocks[weight] for weight in shard.weights})
+        # Slices of one step share the load: the owners of the next are the idle ones.
+        load = loads[shard.process_group] or [0] * layout.world_size
+        plan = make_plan(layout, base.oracle, settings, load)
+        loads[shard.process_group] = [a + b for a, b in zip(load, plan.flops, strict=True)]
+        _check_equal_on_all_ranks(plan.digest(), shard)
+        plans.append(plan)
+    return plans
+
+
+def _check_equal_on_all_ranks(digest: int, shard: Shard) -> None:
+    device = get_accelerator().current_device_name()
+    extremes = torch.tensor([digest, -digest], device=device)
+    dist.all_reduce(extremes, dist.ReduceOp.MAX, group=shard.process_group)
+    if extremes[0] != -extremes[1]:
+        raise RuntimeError(
+            "the ranks planned different exchanges: do all run the same model, config and versions?"
+        )
+
+
+def _summary(algorithm: str, plans: Sequence[Plan]) -> str:
+    local, owner, gram = (
+        sum(plan.count(strategy) for plan in plans) for strategy in ("local", "owner", "gram")
+    )
+    return (
+        f"{algorithm} on ZeRO slices: {local} of {local + owner + gram} matrices lie whole on one "
+        f"rank, {owner} are cut and put together on one owner each"
+        + (f", {gram} stay cut and share their Gram matrix" if gram else "")
+    )
+
+
+def _lost_steps(shards: Sequence[Shard], groups: Sequence[Mapping[str, Any]]) -> str:
+    rounded_to_nearest = any(
+        shard.slice.dtype == torch.bfloat16 and not groups[shard.group]["stochastic_rounding"]
+        for shard in shards
+    )
+    return (
+        ". The weights have no fp32 masters: a step of less than 1/512 of a weight is lost; "
+        '"stochastic_rounding": true in the params keeps it on average'
+        if rounded_to_nearest
+        else ""
+    )

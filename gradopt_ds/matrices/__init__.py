@@ -1,0 +1,22 @@
+"""The contracts: which matrices lie in a parameter, and how a rule reaches them."""
+
+from gradopt_ds.matrices.blocks import Block
+from gradopt_ds.matrices.matrix_map import (
+    MatrixMap,
+    MatrixRule,
+    MatrixUpdate,
+    WholeMatrixMap,
+    map_equal_shapes,
+)
+from gradopt_ds.matrices.row_shards import WHOLE, RowShards
+
+__all__ = [
+    "WHOLE",
+    "Block",
+    "MatrixMap",
+    "MatrixRule",
+    "MatrixUpdate",
+    "RowShards",
+    "WholeMatrixMap",
+    "map_equal_shapes",
+]

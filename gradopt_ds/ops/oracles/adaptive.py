@@ -1,0 +1,238 @@
+"""An exact polar factor at the cost of a few Cholesky decompositions of the small Gram matrix."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gradopt_ds.matrices.row_shards import WHOLE, RowShards
+from gradopt_ds.ops.oracles.oracle import Oracle, gram
+from gradopt_ds.ops.oracles.qdwh import qr_step
+from gradopt_ds.ops.oracles.symmetric import symmetric_matmul
+
+FLOAT64_GRAM = 4 * torch.finfo(torch.float32).eps
+"""What a float64 Gram matrix of norm 1 tells from zero with room to spare: the square, 2e-13, is a
+thousand times its rounding. It is also the cutoff for float32 input, three times the noise that
+rounding to float32 leaves in the null directions of a small matrix, more for a large one."""
+
+QR_BELOW = 1e-3
+"""Of float64 input beyond that: the bound above which a Gram matrix costs 6 digits of 16."""
+
+FLOAT32_GRAM = 0.1
+"""The bound from which on a float32 Gram matrix is good for 1e-5."""
+
+ONE = 1 - 1e-8
+"""The bound from which on no step changes a float32 number."""
+
+CACHED = 2**19
+"""Elements of the Gram matrices that a CPU works on at a time: they stay in its cache, which makes
+a batch of 16 matrices of 512 x 512 a fifth faster."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptive(Oracle):
+    r"""QDWH on the Gram matrix, with as many steps, in such precision, as the matrix needs.
+
+    1. One Gram matrix :math:`R = XX^\top` in float64, where products of float32 numbers are exact:
+       it resolves every singular value that float32 input can carry.
+    2. A Cholesky decomposition gives :math:`\sigma_m^2 \ge 1/\mathrm{tr}\,R^{-1}`, a bound that
+       cannot be too high and is at most a factor m (of the square) too low.
+    3. Only if that is below what the Gram matrix resolves and the input is float64, X is replaced
+       by its triangular QR factor, bounded in the same way, and takes QDWH's QR steps.
+    4. QDWH's Cholesky steps from that bound on the ``m x m`` side, in float64 until the bound has
+       reached 0.1 (one or two steps), then anew in float32 (float64 for float64 input).
+    5. If the cutoff was reached, :math:`u \mapsto u^9(11 - 9u^2)/2`, which leaves 1 alone and takes
+       0.25 to 2e-5: null directions come out as zero.
+
+    By design every singular value ends within 1e-8 of 1; what remains is rounding, below 1e-4 for
+    condition numbers up to 1e6. Null are singular values below 4.8e-7 of
+    :math:`\|R\|_F^{1/2}`, which lies between the largest one and :math:`m^{1/4}` times that; this
+    is below the cutoff of ``svd`` and ``eigh`` (in float64 input the cutoff is theirs). Within a
+    factor of 3 below the cutoff a value may end anywhere between 0 and 1.
+
+    Source: QDWH, Nakatsukasa, Bai, Gygi (2010); iterating on the Gram matrix and making it anew
+    after Dao-AILab, gram-newton-schulz (2025). The combination is this library's.
+
+    How many steps there are is known only when it runs: a GPU waits for the CPU before each.
+    Rows that are elsewhere cannot take QR steps: their float64 input is cut like float32.
+
+    Attributes:
+        dtype: ``torch.float64``, of the first steps, also for input below.
+    """
+
+    name: ClassVar[str] = "adaptive"
+    dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float64,)
+
+    def _iterate(self, x: Tensor, eps: float, across: RowShards) -> Tensor:
+        shape = x.shape
+        x = x.reshape(-1, *shape[-2:])
+        if x.device.type != "cpu" or across is not WHOLE:
+            return self._polar(x, eps, across).reshape(shape)
+        few = max(1, CACHED // shape[-2] ** 2)
+        return torch.cat([self._polar(part, eps, across) for part in x.split(few)]).reshape(shape)
+
+    def _polar(self, x: Tensor, eps: float, across: RowShards) -> Tensor:
+        r = gram(x, across)
+        # The Frobenius norm of R is nearer to the largest squared singular value than its trace.
+        size = torch.linalg.matrix_norm(r, keepdim=True)
+        size = size.masked_fill(size == 0, 1)
+        r, scale = r / size, size.rsqrt()
+        low = cholesky_bound(r)
+        if eps >= torch.finfo(torch.float32).eps:
+            return by_gram(x, r, low, scale, torch.float32, across)
+        hard = (low <= FLOAT64_GRAM).flatten()
+        if across is not WHOLE or not bool(hard.any()):
+            return by_gram(x, r, low, scale, torch.float64, across)
+        polar = torch.empty_like(x)
+        easy = ~hard
+        polar[hard] = by_qr(x[hard] * scale[hard], x.shape[-1] * eps)
+        polar[easy] = by_gram(x[easy], r[easy], low[easy], scale[easy], torch.float64, across)
+        return polar
+
+    def _flops(self, m: int, n: int) -> int:
+        # Two Gram matrices and two products with X; the bound; inverses and products of 4 steps.
+        return 8 * m * m * n + m**3 + 4 * m**3 + 4 * 2 * m**3
+
+    def _default_dtype(self, device: torch.device) -> torch.dtype:
+        return torch.float64
+
+
+def cholesky_bound(r: Tensor) -> Tensor:
+    """Lower bounds of the smallest singular values, from Gram matrices; 0 where there is none."""
+    m = r.shape[-1]
+    r = padded(r)
+    r.diagonal(dim1=-2, dim2=-1)[..., m:] = 1
+    factor, info = torch.linalg.cholesky_ex(r)
+    failed = (info != 0)[..., None, None]
+    if bool(failed.any()):
+        # The inverse of a matrix with a zero on its diagonal would raise.
+        factor = torch.where(failed, torch.eye(r.shape[-1], dtype=r.dtype, device=r.device), factor)
+    inverse = torch.cholesky_inverse(factor).diagonal(dim1=-2, dim2=-1)
+    return inverse[..., :m].sum(-1)[..., None, None].rsqrt().masked_fill(failed, 0)
+
+
+def padded(r: Tensor) -> Tensor:
+    """A copy of Gram matrices, on a CPU with some rows and columns of zeros where that is faster.
+
+    At a multiple of 2048 bytes from row to row, whatever walks down a column falls into few lines
+    of the cache: torch's Cholesky decomposition of 512 rows takes 6 times as long as that of 520.
+    """
+    more = 8 if r.device.type == "cpu" and r.shape[-1] % 256 == 0 else 0
+    return nn.functional.pad(r, (0, more, 0, more))
+
+
+def triangular_bound(factor: Tensor) -> Tensor:
+    """Lower bounds of the smallest singular values of upper triangular matrices."""
+    identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+    inverse = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=True)
+    # A zero on the diagonal makes it infinite or NaN: nothing is known.
+    return torch.linalg.matrix_norm(inverse, keepdim=True).reciprocal().nan_to_num(0)
+
+
+def halley(low: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """QDWH's (a, b, c) for bounds ``[b, 1, 1]``, and where the step sends the bounds.
+
+    See :func:`~.qdwh.halley_weights`; here every matrix of a batch has its own.
+    """
+    low = low.double()
+    d = (4 * (1 - low**2).clamp(min=0) / low**4) ** (1 / 3)
+    root = (1 + d).sqrt()
+    a = root + (8 - 4 * d + 8 * (2 - low**2) / (low**2 * root)).sqrt() / 2
+    b = (a - 1) ** 2 / 4
+    c = a + b - 1
+    return a, b, c, (low * (a + b * low**2) / (1 + c * low**2)).clamp(max=1)
+
+
+def by_gram(
+    x: Tensor, r: Tensor, low: Tensor, scale: Tensor, dtype: torch.dtype, across: RowShards
+) -> Tensor:
+    """Polar factors of what a float64 Gram matrix resolves.
+
+    Args:
+        x: matrices ``[b, m, n]``.
+        r: Gram matrices ``[b, m, m]`` of ``scale * x``, of norm at most 1.
+        low: lower bounds ``[b, 1, 1]`` of the singular values of ``scale * x``.
+        scale: factors ``[b, 1, 1]``.
+        dtype: of the steps on well-conditioned matrices.
+        across: where the columns of ``x`` are.
+    """
+    null = low <= FLOAT64_GRAM
+    q, low = by_cholesky(r, low.clamp(FLOAT64_GRAM, 1), FLOAT32_GRAM)
+    return completed((scale * q @ x).to(dtype), low, null, across)
+
+
+def by_qr(x: Tensor, cutoff: float) -> Tensor:
+    """Polar factors of float64 matrices ``[b, m, n]`` of norm at most 1, of any condition."""
+    columns, factor = torch.linalg.qr(x.mT)
+    low = triangular_bound(factor)
+    null = low <= cutoff
+    x, low = factor.mT.contiguous(), low.clamp(cutoff, 1)
+    while bool((rest := (low < QR_BELOW).flatten()).any()):
+        a, b, c, low[rest] = halley(low[rest])
+        x[rest] = qr_step(x[rest], a, b, c)
+    return completed(x, low, null, WHOLE) @ columns.mT
+
+
+def completed(x: Tensor, low: Tensor, null: Tensor, across: RowShards) -> Tensor:
+    """Polar factors of matrices that a Gram matrix in their dtype resolves.
+
+    Args:
+        x: matrices ``[b, m, n]`` of norm at most 1, but for rounding.
+        low: lower bounds ``[b, 1, 1]`` of their singular values, null ones apart.
+        null: whether there may be null ones, ``[b, 1, 1]``.
+        across: where their columns are.
+    """
+    q, _ = by_cholesky(gram(x, across), low, ONE)
+    x = q @ x
+    if not bool(null.any()):
+        return x
+    r = gram(x, across)
+    square = symmetric_matmul(r, r)
+    fourth = symmetric_matmul(square, square)
+    cleared = symmetric_matmul(fourth, r, scale=-4.5, plus=fourth, times=5.5)
+    return torch.where(null, cleared @ x, x)
+
+
+def by_cholesky(r: Tensor, low: Tensor, until: float) -> tuple[Tensor, Tensor]:
+    """QDWH's Cholesky steps, on Gram matrices; each matrix takes as many as it needs.
+
+    Args:
+        r: Gram matrices ``[b, m, m]`` of X, of norm at most 1.
+        low: lower bounds ``[b, 1, 1]`` of the singular values of X that are not null.
+        until: the bound at which to stop.
+
+    Returns:
+        The matrices Q such that QX is X after the steps, and its bounds.
+    """
+    m = r.shape[-1]
+    r, low = padded(r), low.clone()
+    q = plus_identity(torch.zeros_like(r), 1)
+    first = True
+    while bool((rest := (low < until).flatten()).any()):
+        todo = slice(None) if bool(rest.all()) else rest
+        a, b, c, low[todo] = halley(low[todo])
+        # The step multiplies X by near I + far W, with W = (I + cR)^-1.
+        near, far, c = (one.to(r.dtype) for one in (b / c, a - b / c, c))
+        factor, _ = torch.linalg.cholesky_ex(plus_identity(c * r[todo], 1))
+        w = torch.cholesky_inverse(factor)
+        before = q[todo]
+        # Both are functions of R, so they commute, and their product is symmetric.
+        q[todo] = (
+            plus_identity(far * w, near)
+            if first
+            else symmetric_matmul(far * w, before, plus=near * before)
+        )
+        first = False
+        if bool((low[todo] < until).any()):
+            # The step's Gram matrix with one product, since cR = W^-1 - I.
+            after = near**2 * r[todo] + far * (far - 2 * near) / c * w
+            after = plus_identity(after, 2 * near * far / c)
+            r[todo] = symmetric_matmul(far**2 / c * w, w, scale=-1, plus=after)
+    return q[:, :m, :m], low
+
+
+def plus_identity(x: Tensor, weight: Tensor | float) -> Tensor:
+    """Add a multiple of the identity to matrices ``[b, m, m]``, in place."""
+    x.diagonal(dim1=-2, dim2=-1).add_(weight if isinstance(weight, float | int) else weight[..., 0])
+    return x

@@ -1,0 +1,118 @@
+"""The benchmark's matrices, its errors and its table."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from gradopt_ds.experiments.oracle_benchmark.candidates import (
+    PEER,
+    YARDSTICK,
+    Candidate,
+    candidates,
+    torch_muon,
+)
+from gradopt_ds.experiments.oracle_benchmark.matrices import (
+    QUICK_SHAPES,
+    SPECTRA,
+    case,
+    cases,
+    gradient_case,
+    matrix_with,
+)
+from gradopt_ds.experiments.oracle_benchmark.measure import deviations, measure
+from gradopt_ds.experiments.oracle_benchmark.report import write
+from gradopt_ds.experiments.oracle_benchmark.totals import totals
+from gradopt_ds.ops import make_oracle
+from tests.unit.ops.matrices import error, gaussian, polar, with_singular_values
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("spectrum", "condition"), [("condition 1e3", 1e3), ("condition 1e6", 1e6)]
+)
+@pytest.mark.parametrize("shape", [(24, 24), (40, 16), (3, 16, 40)])
+def test_condition_numbers(spectrum: str, condition: float, shape: tuple[int, ...]) -> None:
+    sigma = torch.linalg.svdvals(matrix_with(spectrum, shape, seed=0)[0])
+    assert sigma[..., 0] / sigma[..., -1] == pytest.approx(condition, rel=1e-6)
+
+
+def test_the_truth_of_every_case() -> None:
+    for one in cases(QUICK_SHAPES, SPECTRA):
+        assert one.matrix.dtype == torch.float32 and one.truth.dtype == torch.float64
+        first = one.matrix.reshape(-1, *one.matrix.shape[-2:])[0]
+        rank = min(first.shape) // 4 if one.spectrum == "rank-deficient" else None
+        truth = one.truth.reshape(-1, *first.shape)[0]
+        assert error(truth, polar(first, rank)) < 1e-6
+
+
+def test_errors_of_a_known_deviation() -> None:
+    """Half the truth: three quarters short of orthogonal, half off, half the nuclear norm."""
+    one = case("", "", gaussian(2, 12, 5))
+    assert deviations(one.truth.float(), one) == pytest.approx((0, 0, 0), abs=1e-6)
+    assert deviations(one.truth / 2, one) == pytest.approx((0.75, 0.5, -0.5), abs=1e-6)
+
+
+def test_rank_deficient_errors_look_at_the_range() -> None:
+    g = gaussian(9, 3) @ gaussian(3, 7, seed=1)
+    one = case("", "", g, rank=3)
+    assert deviations(one.truth, one)[:2] == pytest.approx((0, 0), abs=1e-9)
+    assert deviations(polar(g), one)[1] > 0.5  # null directions at full strength
+
+
+def test_a_gradient_s_noise_does_not_count() -> None:
+    """Directions below 1e-6 of the largest may come out as anything."""
+    sigma = torch.tensor([1.0, 0.3, 2e-6, 1e-8])
+    g = with_singular_values(sigma, 6)
+    one = gradient_case("", g)
+    assert error(one.truth, polar(g, rank=3)) < 1e-9
+    assert deviations(polar(g), one)[:2] == pytest.approx((0, 0), abs=1e-9)
+    assert deviations(polar(g, rank=2), one)[1] == pytest.approx(3**-0.5)
+
+
+def test_what_takes_too_long_is_left_out() -> None:
+    oracle = make_oracle("newton_schulz")
+    slow = Candidate("slow", oracle, lambda m, n: 10**18)
+    rows = measure(
+        case("s", "g", gaussian(16, 16)),
+        [Candidate(YARDSTICK, oracle, oracle.flops), slow],
+        rounds=2,
+        longest=5.0,
+        device=CPU,
+        progress=lambda name: None,
+    )
+    assert [row.oracle for row in rows] == [YARDSTICK]
+    assert rows[0].relative == 1 and rows[0].flops == oracle.flops(16, 16)
+
+
+def test_torch_s_newton_schulz_is_the_peer_that_it_is_called() -> None:
+    """Ours in bfloat16, but for rounding; in batches, and without writing its input."""
+    g = gaussian(2, 12, 30)
+    before = g.clone()
+    ours = make_oracle({"type": "newton_schulz", "dtype": "bfloat16"})(g)
+    assert error(torch_muon(g), ours) < 0.1
+    assert torch.equal(g, before)
+
+
+def test_files_and_totals(tmp_path: Path) -> None:
+    every = [one for one in candidates() if one.name in (YARDSTICK, "adaptive", PEER)]
+    rows = [
+        row
+        for size in ((16, 16), (24, 8))
+        for row in measure(
+            case("model", "gradient", gaussian(2, *size)), every, 1, 9.0, CPU, lambda name: None
+        )
+    ]
+    total = totals(rows, "model")
+    assert [row.oracle for row in total] == [one.name for one in every]
+    assert total[1].seconds == pytest.approx(rows[1].seconds + rows[4].seconds)
+    assert total[1].direction == max(rows[1].direction, rows[4].direction) < 1e-4
+    write(rows, total, tmp_path, "cpu")
+    with (tmp_path / "oracles.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 9
+    assert len(json.loads((tmp_path / "oracles.json").read_text())["rows"]) == 9
+    assert "| adaptive |" in (tmp_path / "oracles.md").read_text()
+    assert (tmp_path / "oracles.png").stat().st_size > 1000

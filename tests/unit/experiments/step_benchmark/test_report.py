@@ -1,0 +1,56 @@
+"""The table from made-up visits."""
+
+from typing import Any
+
+import pytest
+
+from gradopt_ds.experiments.step_benchmark.contenders import candidates
+from gradopt_ds.experiments.step_benchmark.report import rows
+from gradopt_ds.experiments.step_benchmark.settings import BenchSettings
+
+
+def visits(backward: list[float], total: list[float], flops: int = 0) -> list[dict[str, Any]]:
+    count = {"calls": {"a": 2, "b": 1}, "sent": {"a": 2e6}, "state": 10, "peak": 5, "flops": flops}
+    counted = {"backward": backward[:1], "total": total[:1], "counts": [count]}
+    return [counted, {"backward": backward[1:], "total": total[1:], "counts": []}]
+
+
+FOUND = [
+    {"optimizer": "AdamW", "visits": visits([10, 12, 11], [20, 22, 21])},
+    {"optimizer": "DeepSpeedMuon", "visits": visits([50, 52, 51], [70, 72, 71])},
+    {"optimizer": "Muon", "visits": visits([10, 10, 10], [30, 31, 99], flops=10**9)},
+]
+
+
+def test_a_step_is_everything_but_the_common_backward() -> None:
+    """AdamW's median backward, 11, is taken from every median total."""
+    adamw, theirs, ours = rows(FOUND)
+    assert [row["step_ms"] for row in (adamw, theirs, ours)] == [10, 60, 20]
+    assert (ours["to_rival"], ours["to_baseline"], adamw["to_rival"]) == (1 / 3, 2, 1 / 6)
+    assert (ours["sent_mb"], ours["collectives"]) == (2, 3)
+    assert ours["oracle_gflops_per_second"] == pytest.approx(1 / 0.02)
+    assert adamw["oracle_gflops_per_second"] is None
+
+
+def test_without_deepspeeds_muon_there_is_no_ratio_to_it() -> None:
+    """Not one to something else."""
+    assert [row["to_rival"] for row in rows(FOUND[::2])] == [None, None]
+
+
+@pytest.mark.parametrize("told", ["AdamW,SGD", "Muon,SWAN", "AdamW,Muon,Muon"])
+def test_the_optimizers_must_be_known_and_contain_the_baseline(told: str) -> None:
+    """Each once."""
+    with pytest.raises(ValueError, match="name each optimizer once|unknown SGD"):
+        BenchSettings(model="x", optimizers=told)
+
+
+def test_both_muons_compete_with_their_best() -> None:
+    """With five steps of the same iteration; stage 3 refuses DeepSpeed's with reduce_scatter."""
+    theirs = candidates("DeepSpeedMuon", 3, None)
+    assert {one.optimizer["params"]["ns_method"] for one in theirs} == {"gram", "standard"}
+    assert not any(one.reduce_scatter for one in theirs)
+    assert all(one.reduce_scatter for one in candidates("DeepSpeedMuon", 2, None))
+    ours = [one.optimizer["params"]["base"]["params"] for one in candidates("Muon", 3, None)]
+    assert [one["oracle"]["steps"] for one in ours] == [5, 5]
+    (chosen,) = candidates("Muon", 3, "newton_schulz")
+    assert chosen.setting == "oracle=newton_schulz"
