@@ -18,7 +18,7 @@ from gradopt_ds.optim import (
     matrix_param_groups,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "SWAN",

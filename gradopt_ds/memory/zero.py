@@ -76,7 +76,6 @@ class ZeroBytes:
         gradients: held after the last backward pass of a step.
         step_gradients: held while the optimizer steps, at most: with the copy that it steps with.
         cast_gradients: held while that copy is made, at most.
-        resting_gradients: held between steps.
         buckets: held throughout.
         backward_buckets: held during the backward pass besides.
     """
@@ -86,7 +85,6 @@ class ZeroBytes:
     gradients: int
     step_gradients: int
     cast_gradients: int
-    resting_gradients: int
     buckets: int
     backward_buckets: int
 
@@ -122,7 +120,6 @@ def _stage_0(groups: Sequence[Group], setup: Setup) -> ZeroBytes:
         gradients=elements * weight,
         step_gradients=during,
         cast_gradients=during,
-        resting_gradients=0,
         buckets=0,
         # DeepSpeed's all-reduce flattens the gradients of a bucket at a time.
         backward_buckets=min(elements, setup.reduce_bucket_size) * weight * (setup.ranks > 1),
@@ -159,7 +156,6 @@ def _stages_1_and_2(groups: Sequence[Group], setup: Setup, rank: int) -> ZeroByt
             gradients=sum(slices) * master,
             step_gradients=sum(slices) * master,
             cast_gradients=sum(slices) * master,
-            resting_gradients=sum(slices) * master,
             buckets=(sum(slices) + 2 * largest) * weight,
             backward_buckets=buckets * setup.reduce_bucket_size * weight,
         )
@@ -169,7 +165,6 @@ def _stages_1_and_2(groups: Sequence[Group], setup: Setup, rank: int) -> ZeroByt
         gradients=gradients,
         step_gradients=max(during),
         cast_gradients=max(casting),
-        resting_gradients=0,
         buckets=0,
         backward_buckets=buckets * setup.reduce_bucket_size * weight,
     )
@@ -187,7 +182,6 @@ def _bf16_optimizer(groups: Sequence[Group], setup: Setup) -> ZeroBytes:
         gradients=gradients + fresh,
         step_gradients=gradients + fresh,
         cast_gradients=gradients + fresh,
-        resting_gradients=gradients,
         buckets=0,
         backward_buckets=0,
     )
@@ -219,7 +213,6 @@ def _stage_3(groups: Sequence[Group], setup: Setup) -> ZeroBytes:
         gradients=kept + (sum(parts) * master if setup.offload_optimizer else 0),
         step_gradients=during,
         cast_gradients=casting,
-        resting_gradients=kept + (sum(parts) * master if setup.offload_optimizer else 0),
         buckets=setup.reduce_bucket_size * weight,
         backward_buckets=gathered * weight * (not alone),
     )

@@ -58,7 +58,7 @@ def per_rank(plans: Sequence[Plan], bytes_per_element: int) -> list[Row]:
             "rank": rank,
             "matrices": owned[rank],
             "flops": sum(plan.flops[rank] for plan in plans),
-            "sent": bytes_per_element * sum(plan.elements_sent(rank) for plan in plans),
+            "sent": sum(plan.bytes_sent(rank, bytes_per_element) for plan in plans),
             "peak": max(plan.peak_bytes(rank) for plan in plans),
         }
         for rank in range(plans[0].layout.world_size)
@@ -80,7 +80,8 @@ def by_shape(plans: Sequence[Plan]) -> list[Shape]:
     )
     shapes = sorted({key[:2] for key in counts}, key=lambda s: (-s[0] * s[1], s))
     return [
-        Shape(*s, **{way: counts[(*s, way)] for way in ("local", "owner", "gram")}) for s in shapes
+        Shape(m, n, **{way: counts[m, n, way] for way in ("local", "owner", "gram")})
+        for m, n in shapes
     ]
 
 

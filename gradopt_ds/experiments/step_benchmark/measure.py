@@ -123,16 +123,17 @@ def _counted(engine: Any, tokens: torch.Tensor, stage: int) -> Counts:
         engine.step()
     base = optimizer.base if isinstance(optimizer, GradPower) else optimizer
     matrix_map = getattr(base, "matrix_map", None)
-    exchanges = matrix_map.exchanges.values() if isinstance(matrix_map, ShardedMatrixMap) else ()
+    exchanges = matrix_map.exchanges if isinstance(matrix_map, ShardedMatrixMap) else {}
     return Counts(
         calls=dict(counter.calls),
         sent=counter.sent,
         planned_sent=sum(
-            one.plan.elements_sent(one.rank) * one.wire_dtype.itemsize for one in exchanges
+            exchange.plan.bytes_sent(exchange.rank, exchange.wire_dtype.itemsize, slice_.itemsize)
+            for slice_, exchange in exchanges.items()
         ),
         state=optimizer_state_bytes(optimizer),
         peak=peak.most,
-        flops=sum(one.plan.flops[one.rank] for one in exchanges),
+        flops=sum(exchange.plan.flops[exchange.rank] for exchange in exchanges.values()),
     )
 
 
