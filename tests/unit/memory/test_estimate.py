@@ -46,7 +46,7 @@ def test_one_rank_by_hand(tied: bool) -> None:
     counters = 4  # one fp32 step counter for each flat slice that AdamW has
     assert found["AdamW"].state == 8 * elements + counters
     assert found["SWAN"].state_matrix == found["SinkGD"].state_matrix == 0
-    assert found["PolarGrad"].state_matrix == found["Muon"].state_matrix == 4 * MATRICES
+    assert found["PolarGrad"].state_matrix == found["MatrixMuon"].state_matrix == 4 * MATRICES
     for name, one in found.items():
         if name == "FusedAdamW":
             assert one.state == 8 * elements
