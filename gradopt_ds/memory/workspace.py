@@ -9,7 +9,7 @@ from torch.optim import Adam, AdamW
 from gradopt_ds.matrices.matrix_map import BATCH_ELEMENTS
 from gradopt_ds.memory.optimizers import Built
 from gradopt_ds.memory.setup import Setup
-from gradopt_ds.memory.zero import Group, stepped_shapes
+from gradopt_ds.memory.zero import Group, stepped_shapes, steps_on_all_groups
 from gradopt_ds.optim import MatrixOptimizer
 from gradopt_ds.optim.param_groups import MATRIX
 from gradopt_ds.sharding import ExchangeSettings
@@ -24,7 +24,7 @@ that it steps on one after the other, that of the last is still there."""
 
 
 def workspace_bytes(built: Built, groups: Sequence[Sequence[Group]], setup: Setup) -> int:
-    """Bytes that the step of one group may occupy besides gradients and state, at most.
+    """Bytes that a step may occupy besides gradients and state, at most.
 
     Args:
         built: the optimizer.
@@ -33,7 +33,7 @@ def workspace_bytes(built: Built, groups: Sequence[Sequence[Group]], setup: Setu
     """
     master = setup.dtypes.masters.itemsize
     adam = built.torch_steps and isinstance(built.base, AdamW | Adam | MatrixOptimizer)
-    most = 0
+    most, powered = 0, []
     for group, parts in zip(built.optimizer.param_groups, groups, strict=True):
         sizes = [prod(shape) for shapes in stepped_shapes(parts, setup) for shape in shapes]
         if group.get("rule") == MATRIX:
@@ -43,10 +43,11 @@ def workspace_bytes(built: Built, groups: Sequence[Sequence[Group]], setup: Setu
             own = _matrix_bytes(parts, largest, setup, built.exchange)
         else:
             own = (ADAM_COPIES * max(sizes) + _second(sizes, setup)) * master * adam
-        if built.powered:
-            own += sum(sizes) * master if setup.stage < 3 else max(sizes) * master
-        most = max(most, own)
-    return most
+        copied = (sum(sizes) if setup.stage < 3 else max(sizes)) * built.powered
+        powered.append(copied * master)
+        most = max(most, own + powered[-1] * (not steps_on_all_groups(setup)))
+    # The power copies the gradients of all groups that the base steps on at once.
+    return most + sum(powered) * steps_on_all_groups(setup)
 
 
 def _second(sizes: Sequence[int], setup: Setup) -> int:

@@ -109,7 +109,9 @@ def matrix_param_groups(
     Args:
         model: the model that the parameters belong to.
         params: parameters or parameter groups to split; all trainable ones by default. A group's
-            own settings (``lr``, ``weight_decay``, ``name``, …) go to both of its parts.
+            own settings (``weight_decay``, ``name``, …) go to both of its parts. Its ``lr`` is that
+            of its matrices, and what else is in it keeps its ratio to them (``matrix_lr``); of a
+            group without matrices it is the auxiliary AdamW's.
         include: see :func:`assign_rules`.
         exclude: see :func:`assign_rules`.
         split: see :func:`assign_rules`.
@@ -132,10 +134,14 @@ def matrix_param_groups(
             )
         for rule in (MATRIX, AUX):
             members = [p for p in trainable if assignments[p].rule == rule]
-            if members:
-                groups.append({**group, "params": members, "rule": rule})
-            if members and rule == MATRIX:
-                groups[-1]["blocks"] = [assignments[p].blocks for p in members]
+            if not members:
+                continue
+            part = {**group, "params": members, "rule": rule}
+            if rule == MATRIX:
+                part["blocks"] = [assignments[p].blocks for p in members]
+            elif len(members) < len(trainable) and "lr" in part:
+                part["matrix_lr"] = part.pop("lr")
+            groups.append(part)
     return groups
 
 
