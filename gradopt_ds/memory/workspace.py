@@ -33,7 +33,7 @@ def workspace_bytes(built: Built, groups: Sequence[Sequence[Group]], setup: Setu
     """
     master = setup.dtypes.masters.itemsize
     adam = built.torch_steps and isinstance(built.base, AdamW | Adam | MatrixOptimizer)
-    most, powered = 0, []
+    rules, copies = [], []
     for group, parts in zip(built.optimizer.param_groups, groups, strict=True):
         sizes = [prod(shape) for shapes in stepped_shapes(parts, setup) for shape in shapes]
         if group.get("rule") == MATRIX:
@@ -43,11 +43,12 @@ def workspace_bytes(built: Built, groups: Sequence[Sequence[Group]], setup: Setu
             own = _matrix_bytes(parts, largest, setup, built.exchange)
         else:
             own = (ADAM_COPIES * max(sizes) + _second(sizes, setup)) * master * adam
-        copied = (sum(sizes) if setup.stage < 3 else max(sizes)) * built.powered
-        powered.append(copied * master)
-        most = max(most, own + powered[-1] * (not steps_on_all_groups(setup)))
-    # The power copies the gradients of all groups that the base steps on at once.
-    return most + sum(powered) * steps_on_all_groups(setup)
+        rules.append(own)
+        stepped = sum(sizes) if setup.stage < 3 else max(sizes)
+        copies.append(stepped * master * built.powered)
+    if steps_on_all_groups(setup):  # the power copies the gradients of them all
+        return max(rules) + sum(copies)
+    return max(map(sum, zip(rules, copies, strict=True)))
 
 
 def _second(sizes: Sequence[int], setup: Setup) -> int:
