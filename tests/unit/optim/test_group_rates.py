@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
 from gradopt_ds import SWAN, AuxAdamW, GradPower, PolarGrad, matrix_param_groups
 from tests.distributed.model import MATRICES, TinyLM, build_model
@@ -116,3 +116,13 @@ def test_groups_of_one_optimizer_serve_for_another() -> None:
     second = SWAN(first.param_groups)
     for key in ("lr", "lr_scale"):
         assert [g.get(key) for g in second.param_groups] == [g.get(key) for g in first.param_groups]
+
+
+def test_torch_refuses_to_cycle_a_momentum_that_would_not_follow() -> None:
+    """The momentum is not the optimizer's but its matrix groups'; rates are cycled all the same."""
+    optimizer = polar(matrix_param_groups(build_model()))
+    with pytest.raises(ValueError, match="must support momentum"):
+        OneCycleLR(optimizer, max_lr=LR, total_steps=4)
+    OneCycleLR(optimizer, max_lr=LR, total_steps=4, cycle_momentum=False)
+    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([LR / 25] * 2)
+    assert optimizer.param_groups[0]["momentum"] == 0.95
