@@ -147,3 +147,23 @@ def refuse_untested_base(engine: Any, optimizer: Optimizer) -> None:
             'slices instead of parameters: set "zero_allow_untested_optimizer": true if it is '
             "elementwise"
         )
+
+
+def refuse_momentum_schedule(engine: Any, optimizer: Optimizer) -> None:
+    """Stop a schedule of momentum that the optimizer would not follow.
+
+    DeepSpeed's OneCycle writes Adam's betas, and switches itself off, with a warning, for an
+    optimizer whose settings are others.
+
+    Raises:
+        NotImplementedError: the config's scheduler is OneCycle, and cycles momentum.
+    """
+    if engine.client_lr_scheduler or engine.scheduler_name() != "OneCycle":
+        return
+    cycles = (engine.scheduler_params() or {}).get("cycle_momentum", True)
+    if cycles and "betas" not in optimizer.defaults:
+        raise NotImplementedError(
+            f'{type(optimizer).__name__} does not follow the momentum that "scheduler": '
+            '{"type": "OneCycle"} cycles (it writes Adam\'s betas): add "cycle_momentum": false to '
+            "the scheduler's params; the learning rate is cycled all the same"
+        )

@@ -45,7 +45,7 @@ class Built:
 
     @property
     def powered(self) -> bool:
-        """Whether a gradient power keeps one group's gradients twice."""
+        """Whether a gradient power keeps the gradients of a step twice."""
         return any(group.get("power", 1.0) != 1.0 for group in self.optimizer.param_groups)
 
     def state_bytes(self, stepped: Sequence[Sequence[tuple[int, ...]]], dtype: torch.dtype) -> int:

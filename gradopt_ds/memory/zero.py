@@ -87,13 +87,18 @@ def stepped_shapes(groups: Sequence[Group], setup: Setup) -> list[list[tuple[int
     return [[(size,) for size in group.sub_groups(setup.sub_group_size)] for group in groups]
 
 
+def steps_on_all_groups(setup: Setup) -> bool:
+    """Whether one step of the optimizer sees all groups; else ZeRO hands it one after the other."""
+    return setup.stage == 0 or _is_bf16_optimizer(setup)
+
+
 def zero_bytes(groups: Sequence[Group], setup: Setup, rank: int) -> ZeroBytes:
     """The bytes of every buffer that ZeRO keeps for these groups on a rank."""
     if setup.stage == 0:
         return _stage_0(groups, setup)
     if setup.stage == 3:
         return _stage_3(groups, setup)
-    if setup.stage == 1 and setup.precision == "bf16-fp32-gradients":
+    if _is_bf16_optimizer(setup):
         return _bf16_optimizer(groups, setup)
     return _stages_1_and_2(groups, setup, rank)
 
@@ -157,6 +162,10 @@ def _stages_1_and_2(groups: Sequence[Group], setup: Setup, rank: int) -> ZeroByt
         buckets=0,
         backward_buckets=buckets * setup.reduce_bucket_size * weight,
     )
+
+
+def _is_bf16_optimizer(setup: Setup) -> bool:
+    return setup.stage == 1 and setup.precision == "bf16-fp32-gradients"
 
 
 def _bf16_optimizer(groups: Sequence[Group], setup: Setup) -> ZeroBytes:

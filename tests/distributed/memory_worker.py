@@ -60,7 +60,13 @@ STAGES = [(0, "fp32"), (0, "bf16"), (1, "fp32"), (1, "bf16"), (1, "bf16-fp32-gra
           (3, "pure-bf16")]  # fmt: skip
 PARTITIONED = {"param_persistence_threshold": 500, "sub_group_size": 6000}
 CASES = {
-    1: [case("llama", "SWAN", *one) for one in STAGES[::2]] + [case("60m", "SWAN", 2, "bf16")],
+    1: [case("llama", "SWAN", *one) for one in STAGES[::2]]
+    + [
+        case("60m", "SWAN", 2, "bf16"),
+        case("llama", "SWANPower", 0, "fp32"),
+        case("llama", "AdamPower", 0, "bf16"),
+        case("llama", "SWANPower", 1, "bf16-fp32-gradients"),
+    ],
     2: [case("llama", "PolarGrad", *one) for one in STAGES]
     + [
         case("tied llama", "AdamW", 2, "bf16"),

@@ -132,6 +132,24 @@ def test_the_bucket_of_the_json_bounds_the_exchange() -> None:
     assert estimate(llama(), BLOCKS["SWAN"], setup).workspace == 12 * 4 * MATRICES
 
 
+@pytest.mark.parametrize(
+    ("stage", "precision", "copied"),
+    [
+        (0, "fp32", MATRICES + 2 * V * H + NORMS),
+        (1, "bf16-fp32-gradients", MATRICES + 2 * V * H + NORMS),
+        (2, "bf16", MATRICES),
+        (3, "bf16", MATRICES),
+    ],
+)
+def test_a_power_copies_the_gradients_of_a_step(stage: int, precision: Any, copied: int) -> None:
+    """All of them where one step sees all groups, else those of the matrices, the larger group."""
+    setup = Setup(stage=stage, precision=precision)
+    with_power, without = (
+        estimate(llama(), BLOCKS[name], setup).workspace for name in ("SWANPower", "SWAN")
+    )
+    assert with_power - without == 4 * copied
+
+
 def test_fused_adam_counts_without_tensors() -> None:
     fused = {"type": "Adam", "params": {"lr": 1e-3}}
     counted = {"type": "Adam", "params": {"lr": 1e-3, "torch_adam": True}}
