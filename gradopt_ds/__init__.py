@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 if find_spec("deepspeed") is not None:
-    from gradopt_ds.integration import install
+    from gradopt_ds.integration import install, take_settings_from_config
 
+    __all__ += ["take_settings_from_config"]
     install()

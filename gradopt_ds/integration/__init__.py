@@ -4,7 +4,16 @@ from gradopt_ds.integration.versions import SUPPORTED_DEEPSPEED, check_deepspeed
 
 check_deepspeed_version()
 
+from gradopt_ds.integration.checkpoints.configured import (  # noqa: E402
+    take_settings_from_config,
+)
 from gradopt_ds.integration.hook import install  # noqa: E402  (reads internals checked above)
 from gradopt_ds.integration.registry import OPTIMIZERS, build_optimizer  # noqa: E402
 
-__all__ = ["OPTIMIZERS", "SUPPORTED_DEEPSPEED", "build_optimizer", "install"]
+__all__ = [
+    "OPTIMIZERS",
+    "SUPPORTED_DEEPSPEED",
+    "build_optimizer",
+    "install",
+    "take_settings_from_config",
+]

@@ -3,16 +3,17 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from gradopt_ds.matrices import Block, MatrixMap, MatrixUpdate, RowShards, WholeMatrixMap
-from gradopt_ds.ops import Oracle, make_oracle
+from gradopt_ds.ops import Oracle, make_oracle, oracle_spec
 from gradopt_ds.optim.aux_adamw import step_aux
 from gradopt_ds.optim.param_groups import AUX, MATRIX, whole_shape
+from gradopt_ds.optim.resumed_settings import BASE_LR, load_with_settings
 from gradopt_ds.optim.rounding import store
 from gradopt_ds.optim.settings import AuxAdamW
 from gradopt_ds.optim.splits import blocks_of
@@ -42,6 +43,10 @@ class MatrixOptimizer(Optimizer, ABC):
     Raises:
         ValueError: a group does not say its rule; an unknown oracle.
     """
+
+    fixed_settings: ClassVar[tuple[str, ...]] = ("rule",)
+    """Settings of a group under which saved state would mean something else if they changed, see
+    :func:`gradopt_ds.optim.resumed_settings.refuse_another_rule`."""
 
     def __init__(
         self,
@@ -81,9 +86,13 @@ class MatrixOptimizer(Optimizer, ABC):
         param_group = dict(param_group)
         blocks = param_group.pop("blocks", None)
         param_group["algorithm"] = type(self).__name__
-        settings = self._matrix_defaults if rule == MATRIX else self._aux_defaults()
+        # The oracle is written down, for checkpoints; the one that computes is ``self.oracle``.
+        oracle = {"oracle": oracle_spec(self.oracle)}
+        matrix = rule == MATRIX
+        settings = {**self._matrix_defaults, **oracle} if matrix else self._aux_defaults()
         for key, value in {**settings, **self._rounding}.items():
             param_group.setdefault(key, value)
+        param_group.setdefault(BASE_LR, param_group["lr"])
         super().add_param_group(param_group)
         if rule == MATRIX:
             params = self.param_groups[-1]["params"]
@@ -110,11 +119,11 @@ class MatrixOptimizer(Optimizer, ABC):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore state saved by the same optimizer.
+        """Restore state saved by the same optimizer; settings that differ are said in the log.
 
         Raises:
-            ValueError: the state belongs to another optimizer, or to this one behind a gradient
-                power that it no longer has.
+            ValueError: the state belongs to another optimizer, to this one behind a gradient
+                power that it no longer has, or to one of other ``fixed_settings``.
         """
         powered = any("power" in group for group in self.param_groups)
         for group in state_dict["param_groups"]:
@@ -128,7 +137,7 @@ class MatrixOptimizer(Optimizer, ABC):
                     f"this state was saved with gradients to the power {group['power']:g}: "
                     "resuming without it would change the optimizer in the middle of a run"
                 )
-        super().load_state_dict(state_dict)
+        load_with_settings(self, state_dict, super().load_state_dict, self.fixed_settings)
 
     @abstractmethod
     def _matrix_rule(
