@@ -161,7 +161,7 @@ def damaged_checkpoints_are_not_converted() -> None:
                 worker.assert_raises(
                     ValueError,
                     str(damaged / name),
-                    lambda d=damaged, t=target: convert(d / "half", t),
+                    partial(convert, damaged / "half", target),
                 )
                 assert not target.exists()
 
