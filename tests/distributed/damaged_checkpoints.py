@@ -44,6 +44,7 @@ def truncate(file: Path) -> None:
     os.truncate(file, file.stat().st_size // 2)
 
 
+@worker.cache
 def changed(source: Path, name: str, change: Any) -> Path:
     """A copy of the folder of a checkpoint, with one file of it changed by rank 0."""
     target = source.parent / f"{source.name} {change.__name__} {name}".replace("/", " ")

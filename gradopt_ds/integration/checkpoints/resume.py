@@ -108,27 +108,27 @@ def _check(engine: Any, folder: Path, wanted: Wanted) -> None:
     for file in files:
         if file.is_file():
             require_intact(file)
-    if universal:
-        _check_content(read_common(folder)[0], engine)
-    elif wanted.state:
-        saved = _saved_record(optimizer_file(engine, folder))
-        check_layout(saved, _check_content(saved, engine))
+    if universal or wanted.state:
+        _check_record(engine, folder, wanted)
     for file in files:
         if not file.is_file():
             raise AbsentFileError(f"there is no {file}: the checkpoint is not complete")
 
 
-def _check_content(saved: Record, engine: Any) -> Record:
-    """Compare a record with that of the engine's optimizer, which is returned."""
+def _check_record(engine: Any, folder: Path, wanted: Wanted) -> None:
+    universal = engine.load_universal_checkpoint()
+    saved = read_common(folder)[0] if universal else _saved_record(optimizer_file(engine, folder))
     current = from_state(base_state(engine.optimizer.state_dict()))
     check_content(saved, current)
-    optimizer = base_of(engine.basic_optimizer)
-    refuse_another_rule(
-        [group.settings for group in saved.groups],
-        configured_settings(optimizer),
-        optimizer.fixed_settings if isinstance(optimizer, MatrixOptimizer) else (),
-    )
-    return current
+    if wanted.state:
+        optimizer = base_of(engine.basic_optimizer)
+        refuse_another_rule(
+            [group.settings for group in saved.groups],
+            configured_settings(optimizer),
+            optimizer.fixed_settings if isinstance(optimizer, MatrixOptimizer) else (),
+        )
+    if not universal:
+        check_layout(saved, current)
 
 
 def _refuse_another_latest(folder: Path) -> None:
