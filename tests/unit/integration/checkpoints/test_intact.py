@@ -42,16 +42,15 @@ def test_no_flipped_byte_changes_what_is_loaded(file: Path) -> None:
         except DamagedFileError:
             continue
         unnoticed += 1
-        for mapped in (False, True):
-            loaded = torch.load(file, mmap=mapped)
-            assert torch.equal(loaded["weights"], CONTENT["weights"]), position
-            assert (loaded["step"], loaded["groups"]) == (3, [{"lr": 0.1}]), position
+        loaded = torch.load(file)
+        assert torch.equal(loaded["weights"], CONTENT["weights"]), position
+        assert (loaded["step"], loaded["groups"]) == (3, [{"lr": 0.1}]), position
     assert unnoticed < len(original)
 
 
-def test_every_truncation_is_noticed(file: Path) -> None:
+def test_truncation_is_noticed(file: Path) -> None:
     original = file.read_bytes()
-    for length in range(len(original)):
+    for length in (*range(0, len(original), 16), *range(len(original) - 32, len(original))):
         file.write_bytes(original[:length])
         with pytest.raises(DamagedFileError, match=rf"mp_rank_00\S* \({length:,} bytes\)"):
             require_intact(file)
