@@ -151,6 +151,50 @@ def _without_momentum(folder: Path) -> None:
         file.unlink()
 
 
+def an_earlier_universal_checkpoint_ends_alike_on_all_ranks() -> None:
+    """Without the list of what was written: whole it loads; a weight that is missing is named."""
+    for case in CUT:
+        earlier = changed(universal(case), "universal/zero/optimizer_state.pt", _without_list)
+        engine = worker.start(case, seed=7, universal=True)
+        damaged = changed(earlier, "universal/zero/blocks.0.square.weight/fp32.pt", Path.unlink)
+        worker.assert_raises(
+            ValueError,
+            "holds no weights of 'blocks.0.square.weight'",
+            lambda d=damaged, e=engine: e.load_checkpoint(str(d)),
+        )
+        engine.destroy()
+        plain, old = worker.start(case), worker.start(case, seed=7, universal=True)
+        plain.load_checkpoint(worker.saved_once(case))
+        old.load_checkpoint(str(earlier))
+        worker.assert_equal(worker.whole_state(plain), worker.whole_state(old), case.name)
+        plain.destroy()
+        old.destroy()
+
+
+def _without_list(file: Path) -> None:
+    common = torch.load(file, weights_only=False)
+    del common["contents"]
+    torch.save(common, file)
+
+
+def frozen_tensors_of_another_shape_are_refused() -> None:
+    """Rank 0 alone would copy them, at stage 3 while the others wait."""
+    for case in (replace(STAGE_2, frozen=True), replace(STAGE_3, frozen=True)):
+        name = "universal/zero/blocks.0.square.weight/fp32.pt"
+        other = changed(universal(case), name, _of_another_shape)
+        engine = worker.start(case, universal=True)
+        worker.assert_raises(
+            ValueError,
+            "has shape (3, 2) and 'blocks.0.square.weight' (12, 12)",
+            lambda o=other, e=engine: e.load_checkpoint(str(o)),
+        )
+        engine.destroy()
+
+
+def _of_another_shape(file: Path) -> None:
+    torch.save({"param": torch.zeros(3, 2)}, file)
+
+
 def damaged_checkpoints_are_not_converted() -> None:
     """The result would have checksums of its own, of what is wrong."""
     for case in CUT:
@@ -251,6 +295,8 @@ TESTS = (
     damaged_weights_are_refused_without_state,
     damaged_universal_checkpoints_are_refused,
     a_universal_checkpoint_without_any_momentum_is_refused,
+    an_earlier_universal_checkpoint_ends_alike_on_all_ranks,
+    frozen_tensors_of_another_shape_are_refused,
     damaged_checkpoints_are_not_converted,
     the_key_of_universal_checkpoints_is_named,
     weights_of_another_tag_are_refused,

@@ -11,7 +11,15 @@ import torch.distributed as dist
 from deepspeed.checkpoint.constants import FP32_WEIGHT_KEY, OPTIMIZER_STATE_DICT
 from torch import Tensor, nn
 
-from gradopt_ds.checkpoint import Record, check_content, check_layout, from_state, slice_state
+from gradopt_ds.checkpoint import (
+    Record,
+    Slice,
+    State,
+    check_content,
+    check_layout,
+    from_state,
+    slice_state,
+)
 from gradopt_ds.integration.checkpoints.files import Wanted, files_to_verify, optimizer_file
 from gradopt_ds.integration.checkpoints.intact import require_intact
 from gradopt_ds.integration.checkpoints.recording import base_of
@@ -22,10 +30,11 @@ from gradopt_ds.integration.checkpoints.universal_files import (
     read_common,
     read_parameter,
 )
-from gradopt_ds.integration.checkpoints.verdict import AbsentFileError, raise_together
+from gradopt_ds.integration.checkpoints.verdict import AbsentFileError, same_end
 from gradopt_ds.integration.report import log_on_rank_0
 from gradopt_ds.integration.zero.wrapper_state import base_state, replace_slices
 from gradopt_ds.optim import MatrixOptimizer
+from gradopt_ds.optim.param_groups import whole_shape
 from gradopt_ds.optim.resumed_settings import configured_settings, refuse_another_rule
 
 
@@ -41,12 +50,8 @@ def check_before_loading(engine: Any, folder: Path, wanted: Wanted) -> None:
         ValueError: a file is damaged or absent; the checkpoint is not of this optimizer, of these
             parameters or of these slices; a setting differs that may not; its format is unknown.
     """
-    problem = None
-    try:
+    with same_end():
         _check(engine, folder, wanted)
-    except Exception as error:  # Whatever it is, the other ranks must not wait for this one.
-        problem = error
-    raise_together(problem)
 
 
 def load_universal(engine: Any, folder: Path, load_optimizer_states: bool) -> None:
@@ -61,7 +66,8 @@ def load_universal(engine: Any, folder: Path, load_optimizer_states: bool) -> No
         load_optimizer_states: False: the weights alone.
 
     Raises:
-        ValueError: the parameters of one slice have different state.
+        ValueError: the parameters of one slice have different state; a file is missing; another
+            tensor of the model has another shape. On all ranks alike.
     """
     wrapper = engine.optimizer
     state = wrapper.state_dict()
@@ -71,12 +77,13 @@ def load_universal(engine: Any, folder: Path, load_optimizer_states: bool) -> No
             f"{folder} was converted by an earlier version, which did not list what it wrote: "
             "files that are missing can go unnoticed"
         )
-    slices = []
-    for layout in from_state(base_state(state)).slices:
-        here = dict.fromkeys(fragment.name for fragment in layout.fragments)
-        names = list(here) or layout.parameters[:1]
-        whole = {name: read_parameter(folder, name) for name in names}
-        slices.append((layout, slice_state(layout, whole)))
+    optimized = {name for group in record.groups for name in group.parameters}
+    with same_end():
+        slices = [
+            (layout, _slice_state(folder, layout))
+            for layout in from_state(base_state(state)).slices
+        ]
+        others = list(_other_tensors(engine.module, optimized, folder))
     # A loss scale that adapts to fp16 has no business in bf16 or fp32.
     keeps_scale = common.get("dynamic_loss_scale") == state.get("dynamic_loss_scale")
     keys = [key for key in SHARED if keeps_scale or key not in LOSS_SCALE]
@@ -91,8 +98,11 @@ def load_universal(engine: Any, folder: Path, load_optimizer_states: bool) -> No
         load_optimizer_states=load_optimizer_states,
         load_from_fp32_weights=True,
     )
-    optimized = {name for group in record.groups for name in group.parameters}
-    _load_other_tensors(engine.module, optimized, folder)
+    for tensor, whole in others:
+        cut = hasattr(tensor, "ds_id")
+        with torch.no_grad(), deepspeed.zero.GatheredParameters([tensor], 0, enabled=cut):
+            if not cut or dist.get_rank() == 0:
+                tensor.copy_(whole)
 
 
 def _check(engine: Any, folder: Path, wanted: Wanted) -> None:
@@ -155,8 +165,20 @@ def _saved_record(file: Path) -> Record:
     return from_state(base_state(state))
 
 
-def _load_other_tensors(module: nn.Module, optimized: Container[str], folder: Path) -> None:
-    """Frozen parameters and buffers, which DeepSpeed's universal loading leaves as they are."""
+def _slice_state(folder: Path, layout: Slice) -> State:
+    here = dict.fromkeys(fragment.name for fragment in layout.fragments)
+    names = list(here) or layout.parameters[:1]
+    return slice_state(layout, {name: read_parameter(folder, name) for name in names})
+
+
+def _other_tensors(
+    module: nn.Module, optimized: Container[str], folder: Path
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Frozen parameters and buffers, which DeepSpeed's universal loading leaves as they are.
+
+    Yields:
+        Each, and what was saved of it, whole.
+    """
     absent = []
     for name, tensor in chain(module.named_parameters(), _persistent_buffers(module)):
         if name in optimized:
@@ -166,10 +188,9 @@ def _load_other_tensors(module: nn.Module, optimized: Container[str], folder: Pa
             absent.append(name)
             continue
         saved = read_parameter(folder, name).elements[FP32_WEIGHT_KEY]
-        cut = hasattr(tensor, "ds_id")
-        with torch.no_grad(), deepspeed.zero.GatheredParameters([tensor], 0, enabled=cut):
-            if not cut or dist.get_rank() == 0:
-                tensor.copy_(saved)
+        if saved.shape != (shape := whole_shape(tensor)):
+            raise ValueError(f"{file} has shape {tuple(saved.shape)} and {name!r} {tuple(shape)}")
+        yield tensor, saved
     if absent:
         log_on_rank_0(f"not in the checkpoint, and left as they are: {', '.join(absent)}")
 
