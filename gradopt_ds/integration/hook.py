@@ -20,6 +20,7 @@ from gradopt_ds.integration.registry import build_optimizer, canonical_name, exc
 from gradopt_ds.integration.report import log_on_rank_0, log_rules
 from gradopt_ds.integration.unsupported import refuse_unsupported_settings, refuse_untested_base
 from gradopt_ds.integration.zero.attach import attach
+from gradopt_ds.integration.zero.unwritten_gradients import clear_unwritten_gradients
 from gradopt_ds.optim import GradPower, MatrixOptimizer
 from gradopt_ds.sharding import ExchangeSettings
 
@@ -95,6 +96,7 @@ def _configure_optimizer(original: Any, engine: Any, *args: Any, **kwargs: Any) 
     if is_ours(optimizer):
         del vars(optimizer)["step"]
         log_on_rank_0(attach(engine, optimizer, exchange))
+        clear_unwritten_gradients(engine.optimizer)
         record_in_state(engine, optimizer)
 
 
