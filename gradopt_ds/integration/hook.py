@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from gradopt_ds.integration.checkpoints.recording import record_in_state
 from gradopt_ds.integration.checkpoints.resume import check_before_loading, load_universal
+from gradopt_ds.integration.initial_weights import warn_of_default_weights
 from gradopt_ds.integration.registry import build_optimizer, canonical_name, exchange_settings
 from gradopt_ds.integration.report import log_on_rank_0, log_rules
 from gradopt_ds.integration.unsupported import refuse_unsupported_settings, refuse_untested_base
@@ -77,6 +78,7 @@ def _do_optimizer_sanity_check(original: Any, engine: Any, basic_optimizer: Opti
         if type(basic_optimizer) not in zero_utils.ZERO_SUPPORTED_OPTIMIZERS:
             zero_utils.ZERO_SUPPORTED_OPTIMIZERS.append(type(basic_optimizer))
         log_rules(engine.module, basic_optimizer)
+        warn_of_default_weights(engine.module)
         # Some wrappers allocate state by taking a step on zero gradients while they are built. It
         # would decay the weights and advance AdamW's bias correction before training begins.
         vars(basic_optimizer)["step"] = lambda closure=None: None
