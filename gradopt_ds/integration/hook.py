@@ -18,6 +18,7 @@ from gradopt_ds.integration.checkpoints.files import Wanted
 from gradopt_ds.integration.checkpoints.recording import record_in_state
 from gradopt_ds.integration.checkpoints.resume import check_before_loading, load_universal
 from gradopt_ds.integration.checkpoints.tag import agree_on_tag
+from gradopt_ds.integration.initial_weights import warn_of_default_weights
 from gradopt_ds.integration.optimizer_json import build_optimizer
 from gradopt_ds.integration.registry import canonical_name
 from gradopt_ds.integration.report import log_on_rank_0, log_rules
@@ -27,6 +28,7 @@ from gradopt_ds.integration.unsupported import (
     refuse_untested_base,
 )
 from gradopt_ds.integration.zero.attach import attach
+from gradopt_ds.integration.zero.unwritten_gradients import clear_unwritten_gradients
 from gradopt_ds.optim import GradPower, MatrixOptimizer
 
 INSTALLED = "_gradopt_ds_installed"
@@ -110,6 +112,7 @@ def _do_optimizer_sanity_check(original: Any, engine: Any, basic_optimizer: Opti
         if type(basic_optimizer) not in zero_utils.ZERO_SUPPORTED_OPTIMIZERS:
             zero_utils.ZERO_SUPPORTED_OPTIMIZERS.append(type(basic_optimizer))
         log_rules(engine.module, basic_optimizer)
+        warn_of_default_weights(engine.module)
         vars(basic_optimizer)["step"] = IdleStep(basic_optimizer)
     return original(engine, basic_optimizer)
 
@@ -123,6 +126,7 @@ def _configure_optimizer(original: Any, engine: Any, *args: Any, **kwargs: Any) 
     optimizer = engine.basic_optimizer
     if is_ours(optimizer):
         log_on_rank_0(attach(engine, optimizer))
+        clear_unwritten_gradients(engine.optimizer)
         record_in_state(engine, optimizer)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from gradopt_ds import SWAN, Muon, PolarGrad, SinkGD, matrix_param_groups
-from gradopt_ds.integration.registry import build_optimizer
+from gradopt_ds.integration.optimizer_json import build_optimizer
 
 
 class Columns(nn.Module):
