@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gradopt_ds.experiments.matrix_problems import report
-from gradopt_ds.experiments.matrix_problems.contenders import CONTENDERS, AlternatingGD
+from gradopt_ds.experiments.matrix_problems.optimizers import OPTIMIZERS, AlternatingGD
 from gradopt_ds.experiments.matrix_problems.problems import (
     PROBLEMS,
     Completion,
@@ -66,7 +66,7 @@ def test_completion_sees_a_share_of_the_entries() -> None:
 
 
 def test_the_seed_decides() -> None:
-    """Two contenders start from the same place."""
+    """Two optimizers start from the same place."""
     for build in (lambda: Quadratic(5, 4, 6, 7), lambda: Completion(8, 9)):
         for one, other in zip(build().parameters, build().parameters, strict=True):
             assert torch.equal(one, other)
@@ -84,9 +84,9 @@ def test_alternating_descent_moves_one_at_a_time() -> None:
         assert moved == [turn % 2 == 0, turn % 2 == 1]
 
 
-def test_every_contender_of_every_problem_twice() -> None:
+def test_every_optimizer_of_every_problem_twice() -> None:
     wanted = tasks(list(PROBLEMS), None)
-    assert len(wanted) == 2 * sum(len(CONTENDERS[problem]) for problem in PROBLEMS)
+    assert len(wanted) == 2 * sum(len(OPTIMIZERS[problem]) for problem in PROBLEMS)
     assert {task.steps for task in wanted} == {4000, 1500, 1000}
     assert all(task.steps == 7 for task in tasks(["completion"], 7))
 
