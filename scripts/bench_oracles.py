@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gradopt_ds.experiments.common import extra
 
-with extra.importing():
+with extra.required():
     import torch
     from rich.console import Console
     from rich.progress import Progress, TextColumn, TimeElapsedColumn

@@ -4,18 +4,17 @@ import sys
 
 from gradopt_ds.experiments.common import extra
 
-with extra.importing():
+with extra.required():
     from rich.console import Console
 
     from gradopt_ds.experiments.common.command_line import add_settings, build, make_parser
     from gradopt_ds.experiments.common.errors import PretrainError
     from gradopt_ds.experiments.common.launching import RanksError
     from gradopt_ds.experiments.common.paths import find_model
-    from gradopt_ds.experiments.common.tables import terminal
+    from gradopt_ds.experiments.common.tables import show
     from gradopt_ds.experiments.step_benchmark import figure, launch, report
     from gradopt_ds.experiments.step_benchmark.settings import BenchSettings
 
-WIDTH = 130
 EPILOG = """\
 what is measured:
   A step is engine.backward and engine.step together, on the slowest rank, less the median
@@ -59,8 +58,7 @@ def main() -> int:
     table = report.make_table(rows, settings)
     report.write(table, settings)
     figure.draw(rows, table.title, settings.output / "bench_step.png")
-    # Ten columns do not fit 80 characters, which is what a pipe or a file is taken for.
-    Console(width=max(WIDTH, console.width)).print(terminal(table))
+    show(table)
     console.print(f"written: {settings.output}/bench_step.json, .csv, .md, .png", highlight=False)
     return 0
 

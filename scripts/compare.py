@@ -6,13 +6,13 @@ from pathlib import Path
 
 from gradopt_ds.experiments.common import extra
 
-with extra.importing():
+with extra.required():
     from rich.console import Console
 
     from gradopt_ds.experiments.common.command_line import add_settings, make_parser
     from gradopt_ds.experiments.common.errors import PretrainError
     from gradopt_ds.experiments.common.paths import DEEPSPEED, MODELS
-    from gradopt_ds.experiments.common.tables import terminal
+    from gradopt_ds.experiments.common.tables import show
     from gradopt_ds.experiments.compare import comparison, figure, report
     from gradopt_ds.experiments.pretrain.settings import RunSettings
 
@@ -91,7 +91,7 @@ def main() -> int:
     groups = report.gather(results)
     report.write(groups, output)
     figure.draw(groups, output / "comparison.png")
-    console.print(terminal(report.make_table(groups), bold=report.best(groups)))
+    show(report.make_table(groups), bold=report.best(groups))
     console.print(f"written: {output}/comparison.json, .csv, .md, .png", highlight=False)
     bad = {"failed"} if grid else {"failed", "diverged"}
     return int(any(group["status"] in bad for group in groups))

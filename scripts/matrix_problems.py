@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gradopt_ds.experiments.common import extra
 
-with extra.importing():
+with extra.required():
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -18,7 +18,7 @@ with extra.importing():
     )
 
     from gradopt_ds.experiments.common.command_line import make_parser
-    from gradopt_ds.experiments.common.tables import terminal
+    from gradopt_ds.experiments.common.tables import show
     from gradopt_ds.experiments.matrix_problems import report
     from gradopt_ds.experiments.matrix_problems.problems import PROBLEMS
     from gradopt_ds.experiments.matrix_problems.run import run_all, tasks
@@ -78,7 +78,7 @@ def main() -> int:
             lambda steps, name: progress.update(bar, advance=steps, description=name),
         )
     report.write(traces, options.output)
-    console.print(terminal(report.ends(traces)))
+    show(report.ends(traces))
     console.print(
         f"written: {options.output}/matrix_problems.csv, .json, ends.csv, .md and a .png a problem"
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 from gradopt_ds.experiments.common import extra
 
-with extra.importing():
+with extra.required():
     from rich.console import Console
 
     from gradopt_ds.experiments.common import models
@@ -13,7 +13,7 @@ with extra.importing():
     from gradopt_ds.experiments.common.errors import PretrainError
     from gradopt_ds.experiments.common.launching import RanksError
     from gradopt_ds.experiments.common.paths import MODELS, find_model
-    from gradopt_ds.experiments.common.tables import Table, terminal
+    from gradopt_ds.experiments.common.tables import Table, show
     from gradopt_ds.experiments.memory_report import figure, report
     from gradopt_ds.experiments.memory_report.largest import largest
     from gradopt_ds.experiments.memory_report.measure import measure
@@ -26,7 +26,6 @@ with extra.importing():
     from gradopt_ds.memory import papers
     from gradopt_ds.memory.estimate import estimate
 
-WIDTH = 220
 EPILOG = """\
 estimate: bytes of the rank that holds the most, from shapes alone; no process, no weight.
   weights, masters, state, buffers are held throughout; gradients, communication and activations
@@ -86,7 +85,7 @@ def _estimate(settings: EstimateSettings) -> int:
     table = Table(report.ESTIMATED, rows, title)
     report.write(table, facts, path)
     figure.draw(rows, title, path.with_suffix(".png"))
-    _print_wide(table)
+    show(table)
     console = Console()
     for name, size in facts.get("largest", {}).items():
         text = (
@@ -112,7 +111,7 @@ def _measure(settings: MeasureSettings) -> int:
     table = Table(report.MEASURED, rows, title)
     facts = {"settings": settings.model_dump(mode="json"), "ranks": results, "refused": refused}
     report.write(table, facts, path)
-    console.print(terminal(table))
+    show(table)
     for name, ranks in results.items():
         console.print(
             f"{name}: {min(ranks[0]['seconds']):.1f} s a step; while building at most "
@@ -132,15 +131,10 @@ def _paper(settings: PaperSettings) -> int:
     columns = report.paper_columns(papers.SIZES)
     table = Table(columns, papers.table(shapes), "the papers' convention")
     report.write(table, {}, settings.output / "paper")
-    _print_wide(table)
+    show(table)
     console = Console()
     console.print(f"written: {settings.output}/paper.json, .csv, .md", highlight=False)
     return 0
-
-
-def _print_wide(table: Table) -> None:
-    # The columns do not fit 80 characters, which is what a pipe or a file is taken for.
-    Console(width=max(WIDTH, Console().width)).print(terminal(table))
 
 
 COMMANDS: dict[str, tuple[Any, Any]] = {

@@ -4,14 +4,14 @@ import sys
 
 from gradopt_ds.experiments.common import extra
 
-with extra.importing():
+with extra.required():
     from rich.console import Console
 
     from gradopt_ds.experiments.common import models
     from gradopt_ds.experiments.common.command_line import add_settings, build, make_parser
     from gradopt_ds.experiments.common.errors import PretrainError
     from gradopt_ds.experiments.common.paths import find_model
-    from gradopt_ds.experiments.common.tables import terminal
+    from gradopt_ds.experiments.common.tables import show
     from gradopt_ds.experiments.exchange_plan import report
     from gradopt_ds.experiments.exchange_plan.layouts import matrices_of, zero_layouts
     from gradopt_ds.experiments.exchange_plan.ranks import make_plans, per_rank
@@ -56,10 +56,10 @@ def main() -> int:
         return 2
     rows = per_rank(plans, settings.exchange.wire_dtype.itemsize)
     report.write(plans, rows, settings)
+    show(report.shapes_table(plans))
+    # A line parts least, mean and most of all ranks from the busiest ranks.
+    show(report.digest(report.ranks_table(rows)), line_below=[2])
     console = Console()
-    digest = report.digest(report.ranks_table(rows))
-    # A line parts what all ranks have together from the busiest ranks.
-    console.print(terminal(report.shapes_table(plans)), terminal(digest, line_below=[2]), sep="\n")
     console.print(report.summary(plans), highlight=False)
     console.print(
         f"written: {settings.output}/plan.json, .csv, .md and shapes.csv, .md", highlight=False

@@ -6,7 +6,7 @@ import sys
 import gradopt_ds  # noqa: F401  makes SWAN, PolarGrad, … known to DeepSpeed's JSON
 from gradopt_ds.experiments.common import extra
 
-with extra.importing():
+with extra.required():
     from gradopt_ds.experiments.common.errors import PretrainError
     from gradopt_ds.experiments.common.process_end import end_process
     from gradopt_ds.experiments.pretrain.command_line import parse

@@ -1,4 +1,4 @@
-"""What a script of the wing says where the packages that it needs are not installed.
+"""What a script of the experiments says where the packages that it needs are not installed.
 
 This module imports nothing but the standard library: it must work without any of them.
 """
@@ -14,31 +14,32 @@ PACKAGES = ("transformers", "datasets", "tokenizers", "tensorboard", "tqdm", "ma
 
 
 @contextmanager
-def importing() -> Iterator[None]:
-    """Import a script's modules; where one of :data:`PACKAGES` is missing, say so and exit.
+def required() -> Iterator[None]:
+    """Import a script's modules inside of this block; say so and exit where the extra is missing.
+
+    All of :data:`PACKAGES` are looked for before the block: some are imported in the ranks that a
+    script starts, or after hours of work. It is a block and no call, so that linters see that the
+    imports still are what a script begins with.
 
     Raises:
         SystemExit: with status 2, after one line on the standard error stream.
     """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in PACKAGES:
-            raise
+    missing = [package for package in PACKAGES if find_spec(package) is None]
+    if missing:
         print(
-            f"error: {package} is not installed. It comes with the extra {EXTRA!r}: "
-            f"pip install 'gradopt-ds[{EXTRA}]'",
+            f"error: not installed: {', '.join(missing)}. The extra {EXTRA!r} has all that is "
+            f"needed here: pip install 'gradopt-ds[{EXTRA}]'",
             file=sys.stderr,
         )
-        raise SystemExit(2) from None
+        raise SystemExit(2)
+    yield
 
 
 def require(package: str) -> None:
-    """Refuse to go on without a package that is imported later, before hours of work are lost.
+    """Refuse a package that is imported later, and is not installed.
 
     Raises:
-        ModuleNotFoundError: it is not installed; the message names the extra.
+        ModuleNotFoundError: the message names the extra.
     """
     if find_spec(package) is None:
         raise ModuleNotFoundError(

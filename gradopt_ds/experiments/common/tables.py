@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rich import table as rich_table
+from rich.console import Console
 from rich.markup import escape
 
 Row = Mapping[str, Any]
@@ -106,6 +107,19 @@ def terminal(
             end_section=number in line_below,
         )
     return result
+
+
+def show(table: Table, bold: Collection[int] = (), line_below: Collection[int] = ()) -> None:
+    """Print the table as wide as it is: a pipe or a file would be taken for 80 columns.
+
+    Args:
+        table: what to print.
+        bold: see :func:`terminal`.
+        line_below: see :func:`terminal`.
+    """
+    printed = terminal(table, bold, line_below)
+    width = Console(width=10_000).measure(printed).maximum
+    Console(width=max(width, Console().width)).print(printed)
 
 
 def markdown(table: Table) -> str:
