@@ -103,4 +103,11 @@ def test_completion_ends_as_published(tmp_path: Path) -> None:
     report.write(traces, tmp_path)
     assert len(json.loads((tmp_path / "matrix_problems.json").read_text())["runs"]) == 2
     assert (tmp_path / "completion.png").stat().st_size > 1000
-    assert (tmp_path / "matrix_problems.csv").read_text().count("\n") == 1 + 2 * 126
+    points = (tmp_path / "matrix_problems.csv").read_text().splitlines()
+    assert points[0] == "problem,optimizer,decayed,step,objective,residual,condition,nuclear"
+    assert len(points) == 1 + 2 * 126
+    lowest = min(point.objective for point in traces[1].points)
+    numbers = f"{muon.objective:.2e} | {lowest:.2e} | {muon.residual:.2e} | "
+    last = (tmp_path / "ends.md").read_text().splitlines()[-1]
+    assert last.startswith(f"| completion | Muon | 250 | {numbers}")
+    assert (tmp_path / "ends.csv").read_text().count("\n") == 3

@@ -114,5 +114,9 @@ def test_files_and_totals(tmp_path: Path) -> None:
     with (tmp_path / "oracles.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 9
     assert len(json.loads((tmp_path / "oracles.json").read_text())["rows"]) == 9
-    assert "| adaptive |" in (tmp_path / "oracles.md").read_text()
+    text = (tmp_path / "oracles.md").read_text()
+    assert "\n## model (2x24x8), gradient\n\n| oracle | orthogonality | direction | " in text
+    row = rows[1]
+    errors = f"{row.orthogonality:.1e} | {row.direction:.1e} | {row.nuclear:+.1e}"
+    assert f"| adaptive | {errors} | {row.relative:.2f} | {row.seconds:.4f} |" in text
     assert (tmp_path / "oracles.png").stat().st_size > 1000

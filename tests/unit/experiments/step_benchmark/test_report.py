@@ -1,11 +1,14 @@
 """The table from made-up measurements."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gradopt_ds.experiments.step_benchmark.figure import draw
 from gradopt_ds.experiments.step_benchmark.optimizers import candidates
-from gradopt_ds.experiments.step_benchmark.report import make_rows
+from gradopt_ds.experiments.step_benchmark.report import make_rows, make_table, write
 from gradopt_ds.experiments.step_benchmark.settings import BenchSettings
 
 
@@ -34,6 +37,26 @@ def test_a_step_is_everything_but_the_common_backward() -> None:
     assert (ours["sent_mb"], ours["collectives"]) == (2, 3)
     assert ours["oracle_gflops_per_second"] == pytest.approx(1 / 0.02)
     assert adamw["oracle_gflops_per_second"] is None
+
+
+def test_the_files_say_the_same(tmp_path: Path) -> None:
+    """Numbers for people in the Markdown, all digits in the CSV, everything in the JSON."""
+    settings = BenchSettings(model="x/tiny.json", output=tmp_path)
+    results = [{**result, "setting": ""} for result in RESULTS]
+    table = make_table(make_rows(results), settings)
+    assert table.title == "tiny, ZeRO 3, 2 ranks, fp32: one optimizer step, per rank"
+    write(table, settings)
+    assert (tmp_path / "bench_step.md").read_text().splitlines()[-1] == (
+        "| Muon |  | 20 | 17 | 0.33 | 2.00 | 2.00 | 3 | 0.00 | 0.00 | 50 |"
+    )
+    assert (tmp_path / "bench_step.csv").read_text().splitlines()[2] == (
+        "DeepSpeedMuon,,60,0.5,1.0,6.0,2.0,3,1e-05,5e-06,"
+    )
+    facts = json.loads((tmp_path / "bench_step.json").read_text())
+    assert facts["settings"]["stage"] == 3 and facts["versions"]["torch"]
+    assert [row["step_ms"] for row in facts["optimizers"]] == [10, 60, 20]
+    draw(table.rows, table.title, tmp_path / "bench_step.png")
+    assert (tmp_path / "bench_step.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_without_deepspeeds_muon_there_is_no_ratio_to_it() -> None:
