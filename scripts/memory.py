@@ -1,30 +1,31 @@
 """How much memory a training run needs per rank: estimated from shapes, or measured."""
 
-import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from gradopt_ds.experiments.common import extra
 
-from gradopt_ds.experiments.common import models
-from gradopt_ds.experiments.common.command_line import add_settings, build
-from gradopt_ds.experiments.common.errors import PretrainError
-from gradopt_ds.experiments.common.local_ranks import RanksError
-from gradopt_ds.experiments.memory_report import report
-from gradopt_ds.experiments.memory_report.largest import largest
-from gradopt_ds.experiments.memory_report.measure import measure
-from gradopt_ds.experiments.memory_report.settings import (
-    EstimateSettings,
-    MeasureSettings,
-    PaperSettings,
-    with_json,
-)
-from gradopt_ds.memory import papers
-from gradopt_ds.memory.estimate import estimate
+with extra.required():
+    from rich.console import Console
 
-MODELS = Path(__file__).resolve().parent.parent / "configs" / "models"
-WIDTH = 220
+    from gradopt_ds.experiments.common import models
+    from gradopt_ds.experiments.common.command_line import add_settings, build, make_parser
+    from gradopt_ds.experiments.common.errors import PretrainError
+    from gradopt_ds.experiments.common.launching import RanksError
+    from gradopt_ds.experiments.common.paths import MODELS, find_model
+    from gradopt_ds.experiments.common.tables import Table, show
+    from gradopt_ds.experiments.memory_report import figure, report
+    from gradopt_ds.experiments.memory_report.largest import largest
+    from gradopt_ds.experiments.memory_report.measure import measure
+    from gradopt_ds.experiments.memory_report.settings import (
+        EstimateSettings,
+        MeasureSettings,
+        PaperSettings,
+        with_json,
+    )
+    from gradopt_ds.memory import papers
+    from gradopt_ds.memory.estimate import estimate
+
 EPILOG = """\
 estimate: bytes of the rank that holds the most, from shapes alone; no process, no weight.
   weights, masters, state, buffers are held throughout; gradients, communication and activations
@@ -47,18 +48,16 @@ examples:
 
 def main() -> int:
     """Run a subcommand; status 1 if a rank failed, 2 for wrong settings or too little memory."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, EPILOG)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (settings, _) in COMMANDS.items():
         add_settings(commands.add_parser(name), settings)
-    told = vars(parser.parse_args())
-    settings, run = COMMANDS[told.pop("command")]
+    flags = vars(parser.parse_args())
+    settings, run = COMMANDS[flags.pop("command")]
     try:
-        if "model" in told:
-            told["model"] = models.find(told["model"], MODELS)
-        return run(build(settings, with_json(told)))
+        if "model" in flags:
+            flags["model"] = find_model(flags["model"])
+        return run(build(settings, with_json(flags)))
     except (PretrainError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -69,30 +68,26 @@ def main() -> int:
 
 def _estimate(settings: EstimateSettings) -> int:
     model = models.on_meta(models.model_config(settings.model, None, settings.sequence_length))
-    found = {
-        name: estimate(model, block, settings.setup) for name, block in settings.blocks.items()
-    }
-    rows = report.compared(found)
-    console = Console()
-    told: dict[str, Any] = {"settings": settings.model_dump(mode="json")}
+    rows = report.compared(
+        {name: estimate(model, block, settings.setup) for name, block in settings.blocks.items()}
+    )
     title = (
         f"{settings.model.stem}, ZeRO {settings.stage}, {settings.ranks} rank(s), "
         f"{settings.precision}, {settings.micro_batch} x {settings.sequence_length} tokens: GiB"
     )
+    facts: dict[str, Any] = {"settings": settings.model_dump(mode="json")}
     if settings.card is not None:
-        told["largest"] = {
+        facts["largest"] = {
             name: largest(block, settings.setup, int(settings.card * report.GIB))
             for name, block in settings.blocks.items()
         }
     path = settings.output / "estimate"
-    report.write(rows, report.ESTIMATED, told, path)
-    # Matplotlib is the `plot` extra; a table needs none.
-    from gradopt_ds.experiments.memory_report import figure
-
+    table = Table(report.ESTIMATED, rows, title)
+    report.write(table, facts, path)
     figure.draw(rows, title, path.with_suffix(".png"))
-    shown = report.table(rows, report.ESTIMATED, title)
-    Console(width=max(WIDTH, console.width)).print(shown)
-    for name, size in told.get("largest", {}).items():
+    show(table)
+    console = Console()
+    for name, size in facts.get("largest", {}).items():
         text = (
             "none of the family fits"
             if size is None
@@ -110,16 +105,17 @@ def _measure(settings: MeasureSettings) -> int:
     console = Console()
     with console.status("starting") as status:
         watch = status.update if console.is_terminal else console.print
-        rows, found, refused = measure(settings, watch)
+        rows, results, refused = measure(settings, watch)
     path = settings.output / "measure"
-    told = {"settings": settings.model_dump(mode="json"), "ranks": found, "refused": refused}
-    report.write(rows, report.MEASURED, told, path)
     title = f"{settings.model.stem}, ZeRO {settings.stage}, {settings.precision}: GiB per rank"
-    console.print(report.table(rows, report.MEASURED, title))
-    for name, ranks in found.items():
+    table = Table(report.MEASURED, rows, title)
+    facts = {"settings": settings.model_dump(mode="json"), "ranks": results, "refused": refused}
+    report.write(table, facts, path)
+    show(table)
+    for name, ranks in results.items():
         console.print(
             f"{name}: {min(ranks[0]['seconds']):.1f} s a step; while building at most "
-            f"{max(one['building'] for one in ranks) / report.GIB:.2f} GiB",
+            f"{max(rank['building'] for rank in ranks) / report.GIB:.2f} GiB",
             highlight=False,
         )
     console.print(f"written: {path}.json, .csv, .md", highlight=False)
@@ -132,12 +128,11 @@ def _paper(settings: PaperSettings) -> int:
     shapes = {
         size: models.on_meta(models.model_config(MODELS / f"{size}.json")) for size in papers.SIZES
     }
-    rows = papers.table(shapes)
-    columns = {"optimizer": "bf16 weights + state, GiB", **{size: size for size in shapes}}
-    report.write(rows, columns, {}, settings.output / "paper")
+    columns = report.paper_columns(papers.SIZES)
+    table = Table(columns, papers.table(shapes), "the papers' convention")
+    report.write(table, {}, settings.output / "paper")
+    show(table)
     console = Console()
-    shown = report.table(rows, columns, "the papers' convention")
-    Console(width=max(WIDTH, console.width)).print(shown)
     console.print(f"written: {settings.output}/paper.json, .csv, .md", highlight=False)
     return 0
 

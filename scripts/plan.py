@@ -1,20 +1,22 @@
 """Plans the exchange of a model on any number of ranks, without processes and without weights."""
 
-import argparse
 import sys
-from pathlib import Path
 
-from rich.console import Console
+from gradopt_ds.experiments.common import extra
 
-from gradopt_ds.experiments.common import models
-from gradopt_ds.experiments.common.command_line import add_settings, build
-from gradopt_ds.experiments.common.errors import PretrainError
-from gradopt_ds.experiments.exchange_plan import report
-from gradopt_ds.experiments.exchange_plan.layouts import matrices_of, zero_layouts
-from gradopt_ds.experiments.exchange_plan.ranks import make_plans, per_rank
-from gradopt_ds.experiments.exchange_plan.settings import PlanSettings
+with extra.required():
+    from rich.console import Console
 
-MODELS = Path(__file__).resolve().parent.parent / "configs" / "models"
+    from gradopt_ds.experiments.common import models
+    from gradopt_ds.experiments.common.command_line import add_settings, build, make_parser
+    from gradopt_ds.experiments.common.errors import PretrainError
+    from gradopt_ds.experiments.common.paths import find_model
+    from gradopt_ds.experiments.common.tables import show
+    from gradopt_ds.experiments.exchange_plan import report
+    from gradopt_ds.experiments.exchange_plan.layouts import matrices_of, zero_layouts
+    from gradopt_ds.experiments.exchange_plan.ranks import make_plans, per_rank
+    from gradopt_ds.experiments.exchange_plan.settings import PlanSettings
+
 EPILOG = """\
 what is printed:
   Which strategy each shape got: local (whole in one rank's slice, never sent), owner (put together
@@ -36,13 +38,11 @@ examples:
 
 def main() -> int:
     """Print the plan; the exit status is 2 for wrong settings."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, EPILOG)
     add_settings(parser, PlanSettings)
-    told = vars(parser.parse_args())
+    flags = vars(parser.parse_args())
     try:
-        settings = build(PlanSettings, {**told, "model": models.find(told["model"], MODELS)})
+        settings = build(PlanSettings, {**flags, "model": find_model(flags["model"])})
         model = models.on_meta(models.model_config(settings.model))
         matrices = matrices_of(model, settings.patterns)
         layouts = zero_layouts(
@@ -56,10 +56,14 @@ def main() -> int:
         return 2
     rows = per_rank(plans, settings.exchange.wire_dtype.itemsize)
     report.write(plans, rows, settings)
+    show(report.shapes_table(plans))
+    # A line parts least, mean and most of all ranks from the busiest ranks.
+    show(report.digest(report.ranks_table(rows)), line_below=[2])
     console = Console()
-    console.print(report.shapes_table(plans), report.ranks_table(rows), sep="\n")
     console.print(report.summary(plans), highlight=False)
-    console.print(f"written: {settings.output}/plan.json, .csv", highlight=False)
+    console.print(
+        f"written: {settings.output}/plan.json, .csv, .md and shapes.csv, .md", highlight=False
+    )
     return 0
 
 

@@ -4,10 +4,13 @@ import os
 import sys
 
 import gradopt_ds  # noqa: F401  makes SWAN, PolarGrad, … known to DeepSpeed's JSON
-from gradopt_ds.experiments.common.command_line import parse
-from gradopt_ds.experiments.common.errors import PretrainError
-from gradopt_ds.experiments.common.process_end import end_process
-from gradopt_ds.experiments.pretrain.loop import pretrain
+from gradopt_ds.experiments.common import extra
+
+with extra.required():
+    from gradopt_ds.experiments.common.errors import PretrainError
+    from gradopt_ds.experiments.common.process_end import end_process
+    from gradopt_ds.experiments.pretrain.command_line import parse
+    from gradopt_ds.experiments.pretrain.loop import pretrain
 
 
 def main() -> int:

@@ -49,22 +49,24 @@ def test_table_and_picture_are_written(output: Path) -> None:
     assert (output / "bench_step.png").read_bytes().startswith(b"\x89PNG")
     assert (output / "bench_step.csv").read_text().count("\n") == 4
     assert "| Muon | oracle=newton_schulz |" in (output / "bench_step.md").read_text()
-    assert all(one["visits"][0]["total"][0] > 0 for one in optimizers(output).values())
+    assert all(one["measurements"][0]["total"][0] > 0 for one in optimizers(output).values())
 
 
 def test_the_exchange_sends_what_the_plan_says(output: Path) -> None:
     found = optimizers(output)
     for name in ("Muon", "SWAN"):
-        for rank in found[name]["visits"][0]["counts"]:
+        for rank in found[name]["measurements"][0]["counts"]:
             assert rank["sent"]["alltoall_base_"] == rank["planned_sent"] > 0
             assert rank["calls"]["alltoall_base_"] == 2
     assert all(
-        "alltoall_base_" not in rank["sent"] for rank in found["AdamW"]["visits"][0]["counts"]
+        "alltoall_base_" not in rank["sent"] for rank in found["AdamW"]["measurements"][0]["counts"]
     )
 
 
 def test_every_step_sees_the_same_gradients(output: Path) -> None:
-    losses = {loss for one in optimizers(output).values() for loss in one["visits"][0]["losses"]}
+    losses = {
+        loss for one in optimizers(output).values() for loss in one["measurements"][0]["losses"]
+    }
     assert len(losses) == 1
 
 

@@ -81,18 +81,5 @@ def on_meta(config: PretrainedConfig) -> PreTrainedModel:
         return _fresh(config)
 
 
-def find(name: Path, folder: Path) -> Path:
-    """The JSON file that ``name`` is the path of, or that has this name in ``folder``.
-
-    Raises:
-        PretrainError: there is neither.
-    """
-    for path in (folder / f"{name}.json", name):
-        if path.is_file():
-            return path
-    known = ", ".join(sorted(path.stem for path in folder.glob("*.json")))
-    raise PretrainError(f"--model {name}: no such file, and not one of {known}")
-
-
 def _fresh(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     return AutoModelForCausalLM.from_config(config, dtype=dtype)

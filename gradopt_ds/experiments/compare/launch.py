@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -12,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradopt_ds.experiments.common import command_line
+from gradopt_ds.experiments.common import command_line, launching
 from gradopt_ds.experiments.common.errors import DivergedError
 from gradopt_ds.experiments.common.shared_memory import free_shared_memory
 from gradopt_ds.experiments.pretrain import metrics, summary
@@ -58,13 +57,13 @@ def launch(
     shutil.rmtree(settings.output, ignore_errors=True)
     settings.output.mkdir(parents=True)
     started = time.monotonic()
-    port = _free_port()
+    port = launching.free_port()
     with (settings.output / LOG).open("w") as log:
         process = subprocess.Popen(
             command(settings, ranks, script, port),
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=_environment(ranks * jobs),
+            env=launching.environment(ranks * jobs),
             start_new_session=True,
         )
         try:
@@ -86,18 +85,6 @@ def command(settings: RunSettings, ranks: int, script: Path, port: int) -> list[
     return [launcher, *options, str(script), *command_line.arguments(settings)]
 
 
-def _environment(processes: int) -> dict[str, str]:
-    # More threads than cores let OpenMP spin against itself: measured ten times slower.
-    threads = max(1, (os.cpu_count() or 1) // processes)
-    return {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", **os.environ}
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 def _wait(
     process: subprocess.Popen[bytes],
     trace: Path,
@@ -117,5 +104,5 @@ def _wait(
 def _outcome(status: int, output: Path, seconds: float) -> Outcome:
     if status == 0 and summary.read(output) is not None:
         return Outcome("finished", seconds)
-    tail = "\n".join((output / LOG).read_text(errors="replace").splitlines()[-25:])
+    tail = launching.tail(output / LOG, 25)
     return Outcome("diverged" if status == DivergedError.exit_status else "failed", seconds, tail)

@@ -12,6 +12,7 @@ import torch
 
 from gradopt_ds.experiments.common.errors import DivergedError
 from gradopt_ds.experiments.common.models import active_parameter_count
+from gradopt_ds.experiments.common.provenance import provenance
 from gradopt_ds.experiments.pretrain import memory_log, summary
 from gradopt_ds.experiments.pretrain.data import validation
 from gradopt_ds.experiments.pretrain.metrics import COLUMNS, MetricsLog, Row, read
@@ -170,7 +171,7 @@ def _facts(run: Run, startup: float) -> dict[str, Any]:
         "startup_seconds": startup,
         "fingerprint": settings.fingerprint(ranks),
         "settings": settings.model_dump(mode="json"),
-        **summary.origin(),
+        **provenance(),
     }
 
 

@@ -20,8 +20,8 @@ from deepspeed.utils.logging import set_log_level_from_string
 from gradopt_ds.experiments.common import models
 from gradopt_ds.experiments.common.errors import PretrainError
 from gradopt_ds.experiments.pretrain import checkpoint, deepspeed_json, schedule
-from gradopt_ds.experiments.pretrain.data import tokenizer, validation
-from gradopt_ds.experiments.pretrain.data.documents import TrainingDocuments
+from gradopt_ds.experiments.pretrain.data import validation
+from gradopt_ds.experiments.pretrain.data.open import open_data
 from gradopt_ds.experiments.pretrain.data.packing import PackedSequences
 from gradopt_ds.experiments.pretrain.settings import RunSettings
 
@@ -108,18 +108,8 @@ def assemble(settings: RunSettings) -> Run:
     """
     rank, ranks = dist.get_rank(), dist.get_world_size()
     config = deepspeed_json.read(settings, ranks)
-    words = tokenizer.load(settings)
-    encode = tokenizer.Encoder(words)
-    vocabulary = tokenizer.vocabulary(words)
-    shape = models.model_config(settings.model, vocabulary, settings.sequence_length)
-    training = PackedSequences(
-        TrainingDocuments(settings, rank, ranks),
-        encode,
-        encode.end,
-        settings.sequence_length,
-        settings.shuffle_buffer,
-        seed=settings.seed,
-    )
+    data = open_data(settings, rank, ranks)
+    shape = models.model_config(settings.model, data.vocabulary, settings.sequence_length)
     model = models.build(shape, settings.seed)
     engine, *_ = deepspeed.initialize(
         model=model,
@@ -130,13 +120,13 @@ def assemble(settings: RunSettings) -> Run:
     run = Run(
         settings,
         engine,
-        training,
-        validation.sequences(settings, encode, rank, ranks),
-        _order(settings, ranks, words.get_vocab()),
+        data.training,
+        validation.sequences(settings, data.encode, rank, ranks),
+        _order(settings, ranks, data.tokenizer.get_vocab()),
     )
     _resume_if_asked(run)
     if rank == 0:
-        words.save_pretrained(settings.output / "tokenizer")
+        data.tokenizer.save_pretrained(settings.output / "tokenizer")
     return run
 
 

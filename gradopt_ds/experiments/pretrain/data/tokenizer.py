@@ -23,18 +23,21 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase) -> int:
     return -(-len(tokenizer) // _ROUND_TO) * _ROUND_TO
 
 
-def load(settings: RunSettings) -> PreTrainedTokenizerBase:
-    """The tokenizer of a run, the same on all ranks. Collective: every rank calls it.
+def load(settings: RunSettings, rank: int, ranks: int) -> PreTrainedTokenizerBase:
+    """Load or train the tokenizer of a run, the same on all ranks.
+
+    Collective: every one of ``ranks`` ranks calls it. One rank needs no process group.
 
     Raises:
         PretrainError: the path or name cannot be loaded, or its tokenizer ends no text.
     """
     if settings.tokenizer is None:
         # The text travels, not the path: other hosts need not share the cache directory.
-        told = [_trained(settings) if dist.get_rank() == 0 else None]
-        dist.broadcast_object_list(told, src=0)
-        assert told[0] is not None
-        return wrap(told[0])
+        trained = [_trained(settings) if rank == 0 else None]
+        if ranks > 1:
+            dist.broadcast_object_list(trained, src=0)
+        assert trained[0] is not None
+        return wrap(trained[0])
     try:
         tokenizer = AutoTokenizer.from_pretrained(settings.tokenizer)
     except (OSError, ValueError) as error:

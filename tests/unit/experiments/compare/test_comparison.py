@@ -160,4 +160,5 @@ def test_the_report_averages_marks_the_best_and_survives_failures(tmp_path: Path
     assert len(told["groups"]) == 4
     assert (tmp_path / "comparison.csv").read_text().count("\n") == 5
     assert "| swan | lr=2 |" in (tmp_path / "comparison.md").read_text()
-    assert report.table(groups).row_count == 4
+    assert len(report.make_table(groups).rows) == 4
+    assert report.best(groups) == [1, 2]

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from gradopt_ds.experiments.common.command_line import arguments, parse
+from gradopt_ds.experiments.common.command_line import arguments
 from gradopt_ds.experiments.common.errors import PretrainError
 from gradopt_ds.experiments.pretrain import deepspeed_json
+from gradopt_ds.experiments.pretrain.command_line import parse
 from gradopt_ds.experiments.pretrain.settings import RunSettings
 
 Make = Callable[..., RunSettings]
