@@ -8,6 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from gradopt_ds.experiments.common.command_line import positive
+from gradopt_ds.experiments.common.errors import PretrainError
+from gradopt_ds.experiments.common.output_lock import lock
 from gradopt_ds.experiments.matrix_problems import report
 from gradopt_ds.experiments.matrix_problems.problems import PROBLEMS
 from gradopt_ds.experiments.matrix_problems.run import run_all, tasks
@@ -37,9 +40,9 @@ def arguments() -> argparse.Namespace:
         help=f"out of {', '.join(PROBLEMS)} (default: all)",
     )  # fmt: skip
     own = ", ".join(f"{name} {one.steps}" for name, one in PROBLEMS.items())
-    parser.add_argument("--steps", type=int, metavar="N", help=f"of each run (default: {own})")
+    parser.add_argument("--steps", type=positive, metavar="N", help=f"of each run (default: {own})")
     parser.add_argument(
-        "--processes", type=int, default=os.cpu_count() or 1, metavar="N",
+        "--processes", type=positive, default=os.cpu_count() or 1, metavar="N",
         help="runs at a time, one thread each (default: as many as cores)",
     )  # fmt: skip
     parser.add_argument(
@@ -50,8 +53,13 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Runs the problems."""
+    """Runs the problems; the exit status is 2 for an output that cannot be written."""
     told = arguments()
+    try:
+        held = lock(told.output)  # noqa: F841  open, and so locked, until the process ends
+    except PretrainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
     wanted = tasks(told.problem, told.steps)
     columns = (
         TextColumn("{task.description}"),

@@ -4,7 +4,7 @@ import argparse
 import types
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -62,13 +62,28 @@ def add_settings(
         parser.add_argument(flag(name), **options)
 
 
+def positive(text: str) -> int:
+    """An ``argparse`` type: a count of at least one."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises where argparse would print, once for every rank."""
+
+    def error(self, message: str) -> NoReturn:
+        raise PretrainError(message)
+
+
 def parse(arguments: Sequence[str] | None = None) -> RunSettings:
     """Settings from a command line (``sys.argv`` by default).
 
     Raises:
-        PretrainError: a value out of range; the message names the flag.
+        PretrainError: a flag that there is not, or a value out of range; the message names it.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         description="Pre-train a language model under DeepSpeed with any optimizer its JSON names.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
