@@ -32,7 +32,7 @@ def model_config(
         raise PretrainError(f'{path} has no "model_type": add one, e.g. "llama"')
     try:
         config = AutoConfig.for_model(kind, **values)
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # transformers has several validators
         raise PretrainError(f"{path}: {reason(error)}") from None
     _refuse_unknown_keys(path, kind, values)
     if vocab_size is not None:
