@@ -14,7 +14,7 @@ import traceback
 from gradopt_ds.experiments.common.errors import PretrainError
 
 FOLLOWS = 5.0
-"""Seconds that an unexpected error waits: it may follow from another rank's."""
+"""Seconds that an error waits which may follow from another rank's."""
 STEP = 2.0
 """Seconds between the ranks of one machine, which may all have failed alike."""
 INTERRUPTED = 130
@@ -51,4 +51,12 @@ def delay(error: BaseException) -> float:
         return 0.0
     # The first rank of every other machine comes after rank 0, too.
     place = int(os.environ.get("LOCAL_RANK", 0)) or int(rank > 0)
-    return STEP * place + (0.0 if isinstance(error, PretrainError) else FOLLOWS)
+    return STEP * place + (FOLLOWS if _may_follow(error) else 0.0)
+
+
+def _may_follow(error: BaseException) -> bool:
+    """Whether a rank that has gone may be the cause: a collective then ends in a RuntimeError."""
+    if not isinstance(error, PretrainError):
+        return True
+    cause = error.__cause__
+    return isinstance(cause, RuntimeError) and not isinstance(cause, NotImplementedError)

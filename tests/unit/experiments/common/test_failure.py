@@ -22,6 +22,11 @@ def test_rank_0_speaks_at_once_and_the_others_after_one_another(
     # What follows from another rank's end comes after whatever that rank says.
     on_rank(monkeypatch, 0, 0)
     assert failure.delay(RuntimeError("x")) > failure.STEP
+    refused = PretrainError("cannot load")
+    refused.__cause__ = RuntimeError("connection closed by peer")
+    assert failure.delay(refused) > failure.STEP
+    refused.__cause__ = NotImplementedError("stage 9")
+    assert failure.delay(refused) == 0.0
     on_rank(monkeypatch, 0, 0, ranks=1)
     assert failure.delay(RuntimeError("x")) == 0.0
 
