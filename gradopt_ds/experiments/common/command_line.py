@@ -77,6 +77,14 @@ def _options(kind: Any) -> dict[str, Any]:
     return {"type": kind, "metavar": METAVARS.get(kind, "NAME")}
 
 
+def positive(text: str) -> int:
+    """Read a count of at least one: a ``type`` of argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
 Settings = TypeVar("Settings", bound=BaseModel)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from gradopt_ds.experiments.common.errors import PretrainError
-from gradopt_ds.experiments.pretrain.deepspeed_json import load
+from gradopt_ds.experiments.common.json_file import load
 from gradopt_ds.memory.deepspeed_json import read_setup
 from gradopt_ds.memory.optimizers import BLOCKS
 from gradopt_ds.memory.setup import Setup
