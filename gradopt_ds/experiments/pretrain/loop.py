@@ -13,13 +13,14 @@ import torch
 from gradopt_ds.experiments.common.errors import DivergedError
 from gradopt_ds.experiments.common.models import active_parameter_count
 from gradopt_ds.experiments.common.output_lock import lock
+from gradopt_ds.experiments.common.processes import start_processes
 from gradopt_ds.experiments.common.provenance import provenance
 from gradopt_ds.experiments.pretrain import memory_log, summary
 from gradopt_ds.experiments.pretrain.data import validation
 from gradopt_ds.experiments.pretrain.metrics import COLUMNS, MetricsLog, Row, read
 from gradopt_ds.experiments.pretrain.progress import Progress
 from gradopt_ds.experiments.pretrain.routing import ExpertLoad, language_loss
-from gradopt_ds.experiments.pretrain.run import Run, assemble, start_processes
+from gradopt_ds.experiments.pretrain.run import Run, assemble
 from gradopt_ds.experiments.pretrain.settings import RunSettings
 from gradopt_ds.experiments.pretrain.trained import trained_params
 from gradopt_ds.memory import optimizer_state_bytes, optimizer_state_bytes_by_key

@@ -1,11 +1,7 @@
 """Everything a training loop needs, put together from the settings."""
 
-import contextlib
-import io
-import os
 import shutil
 import time
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +11,6 @@ import deepspeed.comm as dist
 import torch
 from deepspeed import DeepSpeedEngine
 from deepspeed.runtime.config import DeepSpeedConfigError
-from deepspeed.utils.logging import set_log_level_from_string
 
 from gradopt_ds.experiments.common import models
 from gradopt_ds.experiments.common.errors import PretrainError, reason
@@ -27,18 +22,6 @@ from gradopt_ds.experiments.pretrain.definition import Changes, Definition, chan
 from gradopt_ds.experiments.pretrain.host_fit import refuse_what_cannot_fit
 from gradopt_ds.experiments.pretrain.settings import RunSettings
 from gradopt_ds.experiments.pretrain.trained import kept_from_checkpoint
-
-MPI_SIZES = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}
-"""What Open MPI's and MPICH's launchers set. Without it DeepSpeed must not look for MPI: it would
-need mpi4py for a single process."""
-ALONE = {
-    "RANK": "0",
-    "LOCAL_RANK": "0",
-    "WORLD_SIZE": "1",
-    "MASTER_ADDR": "127.0.0.1",
-    "MASTER_PORT": "0",  # any free one
-}
-"""What a launcher would have set for a single process."""
 
 
 @dataclass
@@ -115,19 +98,6 @@ class Run:
                 f"{where}: it holds step {step}, past --steps {self.settings.steps}"
             )
         return found
-
-
-def start_processes() -> None:
-    """Joins the ranks of DeepSpeed's launcher or of mpirun; one process alone is one rank."""
-    set_log_level_from_string("warning")
-    # DeepSpeed 0.19 calls collectives that torch 2.13 has renamed; nothing for our user to do.
-    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
-    by_mpi = bool(MPI_SIZES & os.environ.keys())
-    if not by_mpi and "RANK" not in os.environ:
-        os.environ.update(ALONE)
-    # DeepSpeed prints on every rank that it built its CPU communication.
-    with contextlib.redirect_stdout(io.StringIO()):
-        deepspeed.init_distributed(auto_mpi_discovery=by_mpi)
 
 
 def assemble(settings: RunSettings) -> Run:
