@@ -7,7 +7,7 @@ import time
 import torch
 import torch.distributed as dist
 
-from tests.distributed.harness import record
+from tests.distributed.harness import distributed, record
 
 
 def passes() -> None:
@@ -35,6 +35,11 @@ def is_killed_on_rank_1() -> None:
     if dist.get_rank() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     dist.barrier()
+
+
+@distributed(2, dying=1)
+def survives() -> None:
+    """Although rank 1 was to die."""
 
 
 def hangs() -> None:

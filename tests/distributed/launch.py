@@ -100,8 +100,6 @@ class Ranks:
         failed = [bool(outcome.failure) for outcome in outcomes.values()]
         if len(set(failed)) > 1 or not all(outcome.is_alive for outcome in outcomes.values()):
             self.stop()
-        if job.dying is not None:
-            outcomes[job.dying] = _as_announced(outcomes[job.dying])
         return Verdict(
             failure_of(outcomes), largest(outcome.values for outcome in outcomes.values())
         )
@@ -125,8 +123,9 @@ class Ranks:
             ready = wait(list(waiting), timeout=max(0.0, limit - time.monotonic()))
             for pipe in ready:
                 rank = waiting.pop(pipe)
-                outcomes[rank] = self._answer(rank)
-                if outcomes[rank].failure and rank != dying:
+                answer = self._answer(rank)
+                outcomes[rank] = _as_announced(answer) if rank == dying else answer
+                if outcomes[rank].failure:
                     limit = min(limit, time.monotonic() + GRACE_SECONDS)
             if not ready:
                 return outcomes | self._abort([*waiting.values()], time.monotonic() - began)

@@ -1,12 +1,13 @@
 """A test that goes wrong says on which rank and where, and those after it run."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.distributed import harness_bodies as bodies
 from tests.distributed import launch
-from tests.distributed.harness import Job
+from tests.distributed.harness import Job, distributed, job_id
 from tests.distributed.launch import Ranks
 from tests.distributed.schedule import Schedule
 
@@ -28,15 +29,37 @@ def test_the_ranks_go_on_or_are_stopped(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_those_after_a_lost_process_run() -> None:
-    """In new processes."""
-    jobs = [Job(bodies.is_killed_on_rank_1, 2), Job(bodies.passes, 2)]
+    """In new processes. Where a process was to be lost, it is an error that it was not."""
+    jobs = [Job(b, 2) for b in (bodies.is_killed_on_rank_1, bodies.passes, bodies.survives)]
     schedule = Schedule(jobs)
     try:
         failure = schedule.verdict(jobs[0]).failure
         assert failure.startswith("rank 1 of 2: the process ended with exit code -9")
         assert not schedule.verdict(jobs[1]).failure
+        failure = schedule.verdict(jobs[2]).failure
+        assert failure.startswith("rank 1 of 2: the process was to end in the body, and did not")
     finally:
         schedule.close()
+
+
+def test_processes_that_do_not_start_are_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And every test on them says so."""
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    jobs = [Job(bodies.passes, 2), Job(bodies.hangs, 2)]
+    schedule = Schedule(jobs)
+    failures = [schedule.verdict(job).failure for job in jobs]
+    assert failures[0].startswith("2 ranks did not start") and failures[0] == failures[1]
+    assert "exit code 1" in failures[0]
+    schedule.close()
+
+
+def test_names_are_words_and_unique() -> None:
+    """What ``pytest -k`` can select."""
+    assert (
+        job_id(1, "Qwen2MoE stage3 zero.Init lr 0.05") == "1rank-qwen2moe-stage3-zero.init-lr-0.05"
+    )
+    with pytest.raises(ValueError, match="several cases are called"):
+        distributed(2, cases=["stage 3", "stage, 3"])
 
 
 def test_a_hanging_test_ends(tmp_path: Path) -> None:

@@ -98,9 +98,9 @@ def _steps_taken(engine: Any) -> list[float]:
 
 
 @distributed(1, 2, 3, cases=UNIVERSAL, needs=lambda ranks, move: saved_elsewhere(ranks, move.saved))
-def test_universal_goes_on_elsewhere(move: Move) -> None:
+def test_universal_goes_on_elsewhere(case: Move) -> None:
     """On other numbers of ranks: the same state to the last bit, and then the same steps."""
-    saved, loaded, label = move.saved, move.loaded, move.name
+    saved, loaded, label = case.saved, case.loaded, case.name
     path = universal_folder(SAVED_ON[dist.get_world_size()], saved)
     expected = torch.load(path / "expected.pt", weights_only=False)
     engine = start(loaded, seed=7, universal=True)
