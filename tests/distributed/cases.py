@@ -102,19 +102,18 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What pytest calls it."""
-        given = {**self.zero, **self.extra, **self.params}
-        options = [f"{key}={value}" for key, value in given.items()]
-        options += ["zero.Init"] * self.zero_init
-        return ", ".join(
+        """What pytest calls it, once ``job_id`` has made words of it."""
+        options = {**self.zero, **self.extra, **self.params}
+        return " ".join(
             [
                 *([] if self.model == "dense" else [self.model]),
                 self.optimizer,
-                f"stage {self.stage}",
+                f"stage{self.stage}",
                 self.precision,
-                f"accumulation {self.accumulation}",
-                f"clipping {self.clipping:g}",
-                *options,
+                f"accumulation{self.accumulation}",
+                f"clipping{self.clipping:g}",
+                *(f"{key} {value}" for key, value in options.items()),
+                *["zero.Init"] * self.zero_init,
             ]
         )
 

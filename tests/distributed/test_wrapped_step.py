@@ -19,18 +19,17 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from gradopt_ds import GradPower, PolarGrad, matrix_param_groups
-from gradopt_ds.experiments.common.process_end import end_process
-from tests.distributed.behaviour_worker import (
+from tests.distributed.cases import AUX
+from tests.distributed.engines import (
     POLAR,
     SWAN_PARAMS,
     assert_same,
     config,
-    main,
     start,
     train,
     weights,
 )
-from tests.distributed.cases import AUX
+from tests.distributed.harness import distributed
 from tests.distributed.model import build_model, micro_batch
 
 STAGES = (0, 1, 2, 3)
@@ -66,7 +65,8 @@ def counted(optimizer: Optimizer) -> list[str]:
     return calls
 
 
-def a_patched_step_is_called() -> None:
+@distributed(1, 2)
+def test_a_patched_step_is_called() -> None:
     """Not while the wrapper is built, in every step afterwards; and nothing else changes."""
     for stage in STAGES:
         for build in (polar, powered_adam):
@@ -87,7 +87,8 @@ def a_patched_step_is_called() -> None:
             assert_same(weights(engine), weights(plain))
 
 
-def a_scheduler_made_before_does_not_warn() -> None:
+@distributed(1, 2)
+def test_a_scheduler_made_before_does_not_warn() -> None:
     """It watches the step of the optimizer that it was made of."""
     for stage in STAGES:
         model = build_model()
@@ -102,7 +103,8 @@ def a_scheduler_made_before_does_not_warn() -> None:
         assert lrs == {POLAR["lr"] / 4}, lrs
 
 
-def a_failed_initialize_leaves_the_step() -> None:
+@distributed(1, 2)
+def test_a_failed_initialize_leaves_the_step() -> None:
     """Wherever it fails, the object steps as it did before."""
 
     def fail(*_: object) -> None:
@@ -147,7 +149,8 @@ def _refused(name: str, action: Callable[[], object]) -> None:
         raise AssertionError(f"{name} should have been refused")
 
 
-def one_cycle_is_followed_or_refused() -> None:
+@distributed(1, 2)
+def test_one_cycle_is_followed_or_refused() -> None:
     """AdamPower follows the betas; what has no betas for its groups says so before training."""
     cycle = {"type": "OneCycle", "params": ONE_CYCLE}
     for type_, params in (
@@ -185,7 +188,8 @@ def _follows_by_hand(engine: Any) -> None:
         torch.testing.assert_close(weight, expected, rtol=1e-4, atol=1e-6)
 
 
-def an_engine_s_optimizer_is_not_copied() -> None:
+@distributed(1, 2)
+def test_an_engine_s_optimizer_is_not_copied() -> None:
     """Its matrices lie on other ranks too; at stage 0 they do not, and it is."""
     for stage in STAGES:
         engine = start(config("PolarGradPower", POLAR, stage=stage))
@@ -214,7 +218,8 @@ def _assert_equal_steps(optimizer: Optimizer, twin: Optimizer) -> None:
     assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
 
 
-def an_own_rate_of_the_embedding_is_meant() -> None:
+@distributed(1, 2)
+def test_an_own_rate_of_the_embedding_is_meant() -> None:
     """AdamW's rate as given, also when DeepSpeed's scheduler writes one rate into all groups."""
     scheduler = {"type": "WarmupLR", "params": {"warmup_min_lr": 0.0, "warmup_max_lr": POLAR["lr"],
                  "warmup_num_steps": 2, "warmup_type": "linear"}}  # fmt: skip
@@ -237,18 +242,3 @@ def an_own_rate_of_the_embedding_is_meant() -> None:
             engine.step()
         found: Tensor = weights(engine)["embed.weight"]
         torch.testing.assert_close(found, copied.detach(), rtol=1e-5, atol=1e-8)
-
-
-TESTS: tuple[Callable[[], None], ...] = (
-    a_patched_step_is_called,
-    a_scheduler_made_before_does_not_warn,
-    a_failed_initialize_leaves_the_step,
-    one_cycle_is_followed_or_refused,
-    an_engine_s_optimizer_is_not_copied,
-    an_own_rate_of_the_embedding_is_meant,
-)
-
-
-if __name__ == "__main__":
-    main(TESTS)
-    end_process()

@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import torch
 import torch.distributed as dist
 
 from gradopt_ds.integration.checkpoints.universal import convert
-from tests.distributed import checkpoint_worker as worker
+from tests.distributed import checkpoint_engines as worker
 from tests.distributed.checkpoint_cases import STAGE_2, STAGE_3, Case
+from tests.distributed.harness import distributed
 
 STAGE_0, STAGE_1 = Case("PolarGrad", 0), Case("PolarGrad", 1, "bf16")
 ALL = (STAGE_0, STAGE_1, STAGE_2, STAGE_3)
@@ -44,11 +45,13 @@ def truncate(file: Path) -> None:
     os.truncate(file, file.stat().st_size // 2)
 
 
-@worker.cache
+@cache
 def changed(source: Path, name: str, change: Any) -> Path:
     """A copy of the folder of a checkpoint, with one file of it changed by rank 0."""
     target = source.parent / f"{source.name} {change.__name__} {name}".replace("/", " ")
     if dist.get_rank() == 0:
+        # Left by processes that were replaced after a failed test.
+        shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(source, target)
         change(next(target.glob(name)))
     dist.barrier()
@@ -83,13 +86,15 @@ def assert_each_refused(case: Case, source: Path, names: list[str], universal: b
     engine.destroy()
 
 
-def damaged_files_are_refused() -> None:
+@distributed(2)
+def test_damaged_files_are_refused() -> None:
     """At every stage: a flipped byte, half a file, no file, whichever rank loads it."""
     for case in ALL:
         assert_each_refused(case, Path(worker.saved_once(case)), names_read(case), False)
 
 
-def damaged_weights_are_refused_without_state() -> None:
+@distributed(2)
+def test_damaged_weights_are_refused_without_state() -> None:
     """When the weights alone are loaded, of all files that are read then."""
     for case in ALL:
         source = Path(worker.saved_once(case))
@@ -107,7 +112,7 @@ def damaged_weights_are_refused_without_state() -> None:
             engine.destroy()
 
 
-@worker.cache
+@cache
 def universal(case: Case) -> Path:
     """A folder with the universal checkpoint of a case."""
     source = Path(worker.saved_once(case))
@@ -120,7 +125,8 @@ def universal(case: Case) -> Path:
     return target
 
 
-def damaged_universal_checkpoints_are_refused() -> None:
+@distributed(2)
+def test_damaged_universal_checkpoints_are_refused() -> None:
     """Weights, momentum, AdamW's averages, what parameters share, the engine's counters."""
     for case in CUT:
         model = "zero_pp_rank_0_" * (case.stage == 3) + "mp_rank_00_model_states.pt"
@@ -137,7 +143,8 @@ def damaged_universal_checkpoints_are_refused() -> None:
         engine.destroy()
 
 
-def a_universal_checkpoint_without_any_momentum_is_refused() -> None:
+@distributed(2)
+def test_a_universal_checkpoint_without_any_momentum_is_refused() -> None:
     """Consistently incomplete: all of one kind of file are gone."""
     for case in CUT:
         damaged = changed(universal(case), "universal/zero", _without_momentum)
@@ -151,7 +158,8 @@ def _without_momentum(folder: Path) -> None:
         file.unlink()
 
 
-def an_earlier_universal_checkpoint_ends_alike_on_all_ranks() -> None:
+@distributed(2)
+def test_an_earlier_universal_checkpoint_ends_alike_on_all_ranks() -> None:
     """Without the list of what was written: whole it loads; a weight that is missing is named."""
     for case in CUT:
         earlier = changed(universal(case), "universal/zero/optimizer_state.pt", _without_list)
@@ -177,7 +185,8 @@ def _without_list(file: Path) -> None:
     torch.save(common, file)
 
 
-def frozen_tensors_of_another_shape_are_refused() -> None:
+@distributed(2)
+def test_frozen_tensors_of_another_shape_are_refused() -> None:
     """Rank 0 alone would copy them, at stage 3 while the others wait."""
     for case in (replace(STAGE_2, frozen=True), replace(STAGE_3, frozen=True)):
         name = "universal/zero/blocks.0.square.weight/fp32.pt"
@@ -195,7 +204,8 @@ def _of_another_shape(file: Path) -> None:
     torch.save({"param": torch.zeros(3, 2)}, file)
 
 
-def damaged_checkpoints_are_not_converted() -> None:
+@distributed(2)
+def test_damaged_checkpoints_are_not_converted() -> None:
     """The result would have checksums of its own, of what is wrong."""
     for case in CUT:
         for name in names_read(case):
@@ -211,7 +221,8 @@ def damaged_checkpoints_are_not_converted() -> None:
                 assert not target.exists()
 
 
-def the_key_of_universal_checkpoints_is_named() -> None:
+@distributed(2)
+def test_the_key_of_universal_checkpoints_is_named() -> None:
     """Loaded without it, at every stage, with and without state."""
     for case in ALL:
         engine = worker.start(case)
@@ -224,83 +235,3 @@ def the_key_of_universal_checkpoints_is_named() -> None:
                 lambda o=options, e=engine: e.load_checkpoint(path, tag="universal", **o),
             )
         engine.destroy()
-
-
-def weights_of_another_tag_are_refused() -> None:
-    """At stage 3 DeepSpeed takes the weights alone from ``latest``, whatever the tag."""
-    path = worker.folder("two tags")
-    engine = worker.start(STAGE_3)
-    engine.save_checkpoint(path, tag="first")
-    engine.destroy()
-    worker.save(STAGE_3, path)
-    engine = worker.start(STAGE_3, seed=7)
-    alone = {"load_module_only": True, "load_optimizer_states": False}
-    worker.assert_raises(
-        ValueError,
-        "which is 'half', and not from 'first'",
-        lambda: engine.load_checkpoint(path, tag="first", **alone),
-    )
-    engine.load_checkpoint(path, tag="half", **alone)
-    engine.destroy()
-
-
-def each_node_resumes_from_its_own_storage() -> None:
-    """Two nodes of one rank each: two folders, ``latest`` in the first alone."""
-    os.environ["LOCAL_RANK"] = "0"
-    local = {"checkpoint": {"use_node_local_storage": True}}
-    for case in ALL:
-        path = worker.folder(f"node {dist.get_rank()} {case.name}")
-        unbroken = worker.start(case, **local)
-        worker.train(unbroken, range(worker.HALF))
-        unbroken.save_checkpoint(path, tag="half")
-        worker.train(unbroken, range(worker.HALF, worker.END))
-        assert Path(path, "latest").exists() == (dist.get_rank() == 0)
-        resumed = worker.start(case, seed=7, **local)
-        assert resumed.load_checkpoint(path)[0] is not None
-        worker.train(resumed, range(worker.HALF, worker.END))
-        worker.assert_equal(worker.weights(unbroken), worker.weights(resumed), case.name)
-        unbroken.destroy()
-        resumed.destroy()
-        _second_node_is_damaged(case, path, local)
-    os.environ["LOCAL_RANK"] = os.environ["RANK"]
-
-
-def _second_node_is_damaged(case: Case, path: str, local: dict[str, Any]) -> None:
-    damaged = Path(f"{path} damaged")
-    shutil.copytree(path, damaged)
-    file = damaged / names_read(case)[0 if case.stage < 3 else 1]
-    if dist.get_rank() == 1:
-        truncate(file)
-    engine = worker.start(case, seed=7, **local)
-    named = str(file).replace(f"node {dist.get_rank()}", "node 1")
-    worker.assert_raises(ValueError, named, lambda: engine.load_checkpoint(str(damaged)))
-    engine.destroy()
-
-
-def ranks_that_would_load_different_tags_are_refused() -> None:
-    """As with a ``latest`` that one rank sees before and the other after it was rewritten."""
-    path = worker.saved_once(STAGE_2)
-    engine = worker.start(STAGE_2, seed=7)
-    tag = "half" if dist.get_rank() == 0 else "other"
-    worker.assert_raises(
-        ValueError,
-        "the ranks are to load different checkpoints",
-        lambda: engine.load_checkpoint(path, tag=tag),
-    )
-    engine.destroy()
-
-
-TESTS = (
-    damaged_files_are_refused,
-    damaged_weights_are_refused_without_state,
-    damaged_universal_checkpoints_are_refused,
-    a_universal_checkpoint_without_any_momentum_is_refused,
-    an_earlier_universal_checkpoint_ends_alike_on_all_ranks,
-    frozen_tensors_of_another_shape_are_refused,
-    damaged_checkpoints_are_not_converted,
-    the_key_of_universal_checkpoints_is_named,
-    weights_of_another_tag_are_refused,
-    ranks_that_would_load_different_tags_are_refused,
-    each_node_resumes_from_its_own_storage,
-)
-"""On two ranks."""

@@ -14,8 +14,9 @@ import gradopt_ds
 from gradopt_ds.checkpoint import KEY
 from gradopt_ds.integration.checkpoints.universal import convert
 from gradopt_ds.integration.zero.wrapper_state import base_state
-from tests.distributed import checkpoint_worker as worker
+from tests.distributed import checkpoint_engines as worker
 from tests.distributed.checkpoint_cases import STAGE_2, STAGE_3, Case
+from tests.distributed.harness import distributed
 
 ALL = (Case("PolarGrad", 0), Case("PolarGrad", 0, "bf16"), STAGE_2, STAGE_3)
 
@@ -39,7 +40,8 @@ def with_params(case: Case, **params: Any) -> Case:
     return replace(case, params={**case.params, **params})
 
 
-def another_meaning_of_the_state_is_refused() -> None:
+@distributed(2)
+def test_another_meaning_of_the_state_is_refused() -> None:
     """Before anything is overwritten, at every stage."""
     for case in ALL:
         path = worker.saved_once(case)
@@ -53,7 +55,8 @@ def another_meaning_of_the_state_is_refused() -> None:
             engine.destroy()
 
 
-def saved_settings_go_on_bit_by_bit() -> None:
+@distributed(2)
+def test_saved_settings_go_on_bit_by_bit() -> None:
     """With other numbers in the JSON the run goes on as one never broken, and says so once."""
     for case in ALL:
         path = worker.saved_once(case)
@@ -81,11 +84,12 @@ def saved_settings_go_on_bit_by_bit() -> None:
         other.destroy()
 
 
-def the_same_settings_are_not_worth_a_word() -> None:
+@distributed(2)
+def test_the_same_settings_are_not_worth_a_word() -> None:
     """Neither with a schedule, which has moved lr."""
     scheduler = {"type": "WarmupLR", "params": {"warmup_max_lr": 0.2, "warmup_num_steps": 5}}
     for case in ALL:
-        path = worker.folder(f"scheduled {case.name}")
+        path = worker.own_folder(f"scheduled {case.name}")
         worker.save(case, path, scheduler=scheduler)
         engine = worker.start(case, seed=7, scheduler=scheduler)
         with said() as messages:
@@ -94,7 +98,8 @@ def the_same_settings_are_not_worth_a_word() -> None:
         engine.destroy()
 
 
-def rounding_and_oracle_come_from_the_config() -> None:
+@distributed(2)
+def test_rounding_and_oracle_come_from_the_config() -> None:
     """Stochastic rounding, which the log advises to weights without masters, takes effect."""
     for case in ALL:
         changed = with_params(case, oracle="adaptive", stochastic_rounding=True)
@@ -109,7 +114,8 @@ def rounding_and_oracle_come_from_the_config() -> None:
         engine.destroy()
 
 
-def the_settings_of_the_config_can_be_taken() -> None:
+@distributed(2)
+def test_the_settings_of_the_config_can_be_taken() -> None:
     """After loading: the next step is that of a run that had them from the beginning."""
     for case in ALL:
         path = worker.saved_once(case)
@@ -137,10 +143,11 @@ def the_settings_of_the_config_can_be_taken() -> None:
         by_hand.destroy()
 
 
-def settings_travel_through_a_conversion() -> None:
+@distributed(2)
+def test_settings_travel_through_a_conversion() -> None:
     """The rules of a plain checkpoint hold for a universal one."""
     for case in (STAGE_2, STAGE_3):
-        path = worker.folder(f"converted settings {case.name}")
+        path = worker.own_folder(f"converted settings {case.name}")
         worker.save(case, path)
         if dist.get_rank() == 0:
             convert(Path(path, "half"), Path(path, "universal"))
@@ -157,7 +164,8 @@ def settings_travel_through_a_conversion() -> None:
         engine.destroy()
 
 
-def the_record_says_what_holds() -> None:
+@distributed(2)
+def test_the_record_says_what_holds() -> None:
     """Also after a change in the middle of a run, for whoever reads the file."""
     for case in ALL:
         engine = worker.start(case)
@@ -169,15 +177,3 @@ def the_record_says_what_holds() -> None:
         assert {key: settings[key] for key in expected} == expected
         assert settings["oracle"]["type"] == "svd"
         engine.destroy()
-
-
-TESTS = (
-    another_meaning_of_the_state_is_refused,
-    saved_settings_go_on_bit_by_bit,
-    the_same_settings_are_not_worth_a_word,
-    rounding_and_oracle_come_from_the_config,
-    the_settings_of_the_config_can_be_taken,
-    settings_travel_through_a_conversion,
-    the_record_says_what_holds,
-)
-"""On two ranks."""
