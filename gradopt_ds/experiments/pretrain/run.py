@@ -15,10 +15,12 @@ import deepspeed
 import deepspeed.comm as dist
 import torch
 from deepspeed import DeepSpeedEngine
+from deepspeed.accelerator import get_accelerator
 from deepspeed.utils.logging import set_log_level_from_string
 
 from gradopt_ds.experiments.common import models
 from gradopt_ds.experiments.common.errors import PretrainError
+from gradopt_ds.experiments.common.shared_memory import require_shared_memory
 from gradopt_ds.experiments.pretrain import checkpoint, deepspeed_json, schedule
 from gradopt_ds.experiments.pretrain.data import tokenizer, validation
 from gradopt_ds.experiments.pretrain.data.documents import TrainingDocuments
@@ -95,6 +97,10 @@ def start_processes() -> None:
     by_mpi = bool(MPI_SIZES & os.environ.keys())
     if not by_mpi and "RANK" not in os.environ:
         os.environ.update(ALONE)
+    ranks = os.environ.get("WORLD_SIZE")
+    if ranks and ranks == os.environ.get("LOCAL_SIZE") and get_accelerator().device_name() == "cpu":
+        # Before the ranks join: they all see the same, and none is left waiting.
+        require_shared_memory(int(ranks))
     # DeepSpeed prints on every rank that it built its CPU communication.
     with contextlib.redirect_stdout(io.StringIO()):
         deepspeed.init_distributed(auto_mpi_discovery=by_mpi)
