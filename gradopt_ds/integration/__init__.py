@@ -1,4 +1,4 @@
-"""The only room that touches DeepSpeed: JSON names, the hook, one layout reader per wrapper."""
+"""What reads and extends DeepSpeed: JSON names, the hook, one layout reader per wrapper."""
 
 from gradopt_ds.integration.versions import SUPPORTED_DEEPSPEED, check_deepspeed_version
 
