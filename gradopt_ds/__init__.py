@@ -1,6 +1,6 @@
-"""SWAN, PolarGrad and GradPower for DeepSpeed: ``import gradopt_ds``, then name them in the JSON.
+"""SWAN, SinkGD, PolarGrad, Muon and GradPower for DeepSpeed, by their names in its JSON.
 
-Importing this package extends ``deepspeed.initialize`` by this library's optimizer names; configs
+``import gradopt_ds`` extends ``deepspeed.initialize`` by this library's optimizer names; configs
 that name other optimizers are not affected. Without DeepSpeed installed the optimizers still work
 in a plain PyTorch script.
 """
