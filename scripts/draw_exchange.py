@@ -28,7 +28,7 @@ def plan_of_example() -> Plan:
     return make_plan(layout, make_oracle("newton_schulz"))
 
 
-def text(x: float, y: float, words: str, size: int = 17, anchor: str = "start") -> str:
+def text(x: float, y: float, words: str, size: int = 20, anchor: str = "start") -> str:
     """A line of text whose baseline begins, or is centred, at x, y."""
     return (
         f'<text x="{x:g}" y="{y:g}" font-size="{size}" text-anchor="{anchor}" '
@@ -83,7 +83,7 @@ def slices(plan: Plan) -> Iterator[str]:
                 yield box(left, top, CELL, CELL, OF_MATRIX[index])
             middle = LEFT + CELL * (piece.slice_start + piece.length / 2)
             label = f"{matrix.name}[{piece.matrix_start}:{piece.matrix_stop}]"
-            yield box(middle - 40, top + 3, 80, CELL - 6, OF_MATRIX[index], edge=0)
+            yield box(middle - 44, top + 3, 88, CELL - 6, OF_MATRIX[index], edge=0)
             yield text(middle, top + 20, label, anchor="middle")
     yield text(8, 24, "Three flat slices of 20 elements")
     yield from _grid(plan, 250)
@@ -97,7 +97,7 @@ def _grid(plan: Plan, top: int) -> Iterator[str]:
             row, column = divmod(element, matrix.columns)
             left, upper = LEFT + CELL * column, top + 14 + CELL * row
             yield box(left, upper, CELL, CELL, OF_RANK[piece.rank])
-            yield text(left + CELL / 2, upper + 19, str(element), 13, "middle")
+            yield text(left + CELL / 2, upper + 19, str(element), 15, "middle")
         owner = ", the owner" if plan.owners[CUT] == piece.rank else ""
         upper = top + 30 + 50 * piece.rank
         yield box(LEFT + 200, upper, 20, 20, OF_RANK[piece.rank])
@@ -108,7 +108,7 @@ def step(plan: Plan) -> Iterator[str]:
     """One step of the cut matrix: pieces to the owner, the rule, updates back."""
     owner = plan.owners[CUT]
     for column, words in ((150, "gather"), (330, "rule"), (510, "scatter")):
-        yield text(column, 26, words, 19, "middle")
+        yield text(column, 26, words, 22, "middle")
     for rank in range(RANKS):
         middle = 80 + 90 * rank
         piece = plan.layout.piece(CUT, rank)
@@ -116,21 +116,18 @@ def step(plan: Plan) -> Iterator[str]:
         yield text(8, middle + 6, f"rank {rank}")
         for left in (90, 540):
             yield box(left, middle - 14, 40, 28, OF_RANK[rank])
-            yield text(left + 20, middle + 6, str(piece.length), 16, "middle")
+            yield text(left + 20, middle + 6, str(piece.length), 19, "middle")
         if rank != owner:
             target = 80 + 90 * owner + (-18 if rank < owner else 18)
             yield arrow(132, middle, 276, target)
             yield arrow(388, target, 536, middle)
-            yield text(
-                470, middle + (-8 if rank < owner else 22), f"{piece.length} + scale", 15, "middle"
-            )
-            yield text(
-                190, middle + (-8 if rank < owner else 22), f"{piece.length} elements", 15, "middle"
-            )
+            beside = middle + (-10 if rank < owner else 24)
+            yield text(200, beside, f"{piece.length} elements", 18, "middle")
+            yield text(465, beside, f"{piece.length} + scale", 18, "middle")
     middle = 80 + 90 * owner
     yield box(280, middle - 42, 104, 84, OF_MATRIX[CUT])
-    yield text(332, middle - 6, "k whole", 16, "middle")
-    yield text(332, middle + 18, "→ update", 16, "middle")
+    yield text(332, middle - 6, "k whole", 19, "middle")
+    yield text(332, middle + 18, "→ update", 19, "middle")
     yield arrow(132, middle, 276, middle)
     yield arrow(388, middle, 536, middle)
 
@@ -142,15 +139,15 @@ ON_THE_WIRE = (
     (8.2, 2.0, "updates 1"),
 )
 COMPUTED = (
-    (0.0, 2.0, "whole matrices"),
-    (2.4, 2.6, "rule, round 0"),
-    (5.9, 2.3, "rule, round 1"),
+    (0.0, 2.0, "whole\nmatrices"),
+    (2.4, 2.6, "round 0"),
+    (5.9, 2.3, "round 1"),
 )
 APPLIED = (
-    (0.2, 1.9, "local"),
-    (5.0, 0.9, "kept 0"),
-    (8.2, 1.9, "received 0, kept 1"),
-    (10.2, 1.0, "rec. 1"),
+    (0.2, 1.9, "whole\nmatrices"),
+    (5.0, 0.9, "kept\n0"),
+    (8.2, 1.9, "received 0,\nkept 1"),
+    (10.2, 1.0, "rec.\n1"),
 )
 
 
@@ -163,22 +160,22 @@ def timeline(plan: Plan) -> Iterator[str]:
         ("apply", APPLIED, OF_MATRIX[2]),
     )
     for lane, (name, blocks, fill) in enumerate(lanes):
-        top = 16 + 58 * lane
-        yield text(8, top + 27, name)
+        top = 12 + 66 * lane
+        yield text(8, top + 33, name)
         for start, length, words in blocks:
-            yield box(76 + unit * start, top, unit * length, 42, fill)
-            lines = words.split(" ", 1) if len(words) > 11 else [words]
+            yield box(LEFT + unit * start, top, unit * length, 52, fill)
+            lines = words.split("\n")
             for line, part in enumerate(lines):
-                height = top + 26 + (line * 2 - len(lines) + 1) * 9
-                yield text(76 + unit * (start + length / 2), height, part, 14, "middle")
-    yield arrow(76, 202, WIDTH - 14, 202)
-    yield text(WIDTH - 14, 222, "time", 15, "end")
+                baseline = top + 32 + (line * 2 - len(lines) + 1) * 11
+                yield text(LEFT + unit * (start + length / 2), baseline, part, 17, "middle")
+    yield arrow(LEFT, 222, WIDTH - 14, 222)
+    yield text(WIDTH - 14, 246, "time", 18, "end")
 
 
 PICTURES = {
     "exchange_slices.svg": (450, "Slices of three ranks and the pieces of one cut matrix", slices),
     "exchange_step.svg": (310, "Pieces go to the owner, updates come back", step),
-    "exchange_rounds.svg": (230, "Two rounds: what travels while what is computed", timeline),
+    "exchange_rounds.svg": (256, "Two rounds: what travels while what is computed", timeline),
 }
 
 

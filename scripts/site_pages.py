@@ -15,7 +15,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("*.md", "configs/*.md", "docs/**/*.md", "gradopt_ds/**/*.md", "tests/**/*.md")
-IMAGES = ("docs/images/*.png", "docs/images/*.svg")
+ASSETS = ("docs/images/*.png", "docs/images/*.svg", "docs/site.css")
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)(?=[)#])")
 LANGUAGES = {".py": "python", ".json": "json", ".sh": "bash", ".toml": "toml", ".yml": "yaml"}
 
@@ -26,7 +26,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if file.src_dir == config.docs_dir:
             files.remove(file)
     pages = paths_of(PAGES)
-    for path in [*pages, *paths_of(IMAGES)]:
+    for path in [*pages, *paths_of(ASSETS)]:
         files.append(File(path, str(ROOT), config.site_dir, config.use_directory_urls))
     linked = {
         target for path in pages for target in targets(path, (ROOT / path).read_text()) if target
