@@ -10,7 +10,7 @@ from scripts.draw_exchange import FOLDER, draw
 from tests.conftest import ROOT
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "gradopt_ds").rglob("*.md")]
-POINTER = re.compile(r"\[`([\w.]+)`\]\(([^)]+\.py)\)")
+POINTER = re.compile(r"\[`((?!\w+\.py`)[\w.]+)`\]\(([^)]+\.py)\)")
 """A link from a name in code to the file that defines it."""
 
 
