@@ -8,12 +8,10 @@ touches, whole. Stage 3 cuts every parameter into equal chunks and steps on sub-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from math import ceil, prod
+from math import prod
 
+from gradopt_ds.integration.zero.cutting import chunk_size, slice_size, sub_groups
 from gradopt_ds.memory.setup import Setup
-
-ALIGNMENT = 2
-"""Stages 1 and 2 pad a group to a multiple of this times the number of ranks."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Group:
     @property
     def slice_size(self) -> int:
         """Elements of a rank's slice at stages 1 and 2, padding included."""
-        return ALIGNMENT * ceil(sum(self.numels) / (ALIGNMENT * self.ranks))
+        return slice_size(sum(self.numels), self.ranks)
 
     def touched(self, rank: int) -> int:
         """Elements of whole parameters that a rank's slice touches, and of padding in it."""
@@ -52,18 +50,9 @@ class Group:
 
     def sub_groups(self, size: int) -> Iterator[int]:
         """Elements of a rank's part of each sub-group of stage 3."""
-        chunks = [ceil(numel / self.ranks) for numel in self.numels]
-        if size >= sum(chunks):
-            yield sum(chunks)
-            return
-        held = 0
-        for chunk in chunks:
-            held += chunk
-            if held >= size:
-                yield held
-                held = 0
-        if held:
-            yield held
+        chunks = [chunk_size(numel, self.ranks) for numel in self.numels]
+        for members in sub_groups(chunks, size):
+            yield sum(chunks[index] for index in members)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,13 +87,18 @@ def stepped_shapes(groups: Sequence[Group], setup: Setup) -> list[list[tuple[int
     return [[(size,) for size in group.sub_groups(setup.sub_group_size)] for group in groups]
 
 
+def steps_on_all_groups(setup: Setup) -> bool:
+    """Whether one step of the optimizer sees all groups; else ZeRO hands it one after the other."""
+    return setup.stage == 0 or _is_bf16_optimizer(setup)
+
+
 def zero_bytes(groups: Sequence[Group], setup: Setup, rank: int) -> ZeroBytes:
     """The bytes of every buffer that ZeRO keeps for these groups on a rank."""
     if setup.stage == 0:
         return _stage_0(groups, setup)
     if setup.stage == 3:
         return _stage_3(groups, setup)
-    if setup.stage == 1 and setup.precision == "bf16-fp32-gradients":
+    if _is_bf16_optimizer(setup):
         return _bf16_optimizer(groups, setup)
     return _stages_1_and_2(groups, setup, rank)
 
@@ -170,6 +164,10 @@ def _stages_1_and_2(groups: Sequence[Group], setup: Setup, rank: int) -> ZeroByt
     )
 
 
+def _is_bf16_optimizer(setup: Setup) -> bool:
+    return setup.stage == 1 and setup.precision == "bf16-fp32-gradients"
+
+
 def _bf16_optimizer(groups: Sequence[Group], setup: Setup) -> ZeroBytes:
     """DeepSpeed's wrapper for bf16 with fp32 gradients at stage 1: they are never partitioned."""
     weight = setup.dtypes.weights.itemsize
@@ -193,7 +191,7 @@ def _stage_3(groups: Sequence[Group], setup: Setup) -> ZeroBytes:
     parts = [size for group in groups for size in group.sub_groups(setup.sub_group_size)]
     exacts = [numel for group in groups for numel in group.numels]
     # What is gathered is padded to equal chunks.
-    numels = [setup.ranks * ceil(numel / setup.ranks) for numel in exacts]
+    numels = [setup.ranks * chunk_size(numel, setup.ranks) for numel in exacts]
     persistent = sum(
         padded
         for padded, exact in zip(numels, exacts, strict=True)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from gradopt_ds.matrices.exchange_settings import Strategy
 from gradopt_ds.sharding.layout import Layout, Piece
-from gradopt_ds.sharding.settings import Strategy
 
 COPIES = 12
 """Buffers as large as the matrices of a round that exist at a time, at most. Six of the exchange:

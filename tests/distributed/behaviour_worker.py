@@ -5,7 +5,7 @@ import random
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import accumulate, product
@@ -635,7 +635,7 @@ TESTS: tuple[Callable[[], None], ...] = (
 )
 
 
-def main() -> None:
+def main(tests: Sequence[Callable[[], None]] = TESTS) -> None:
     """Run every test; a failure on any rank is reported with its traceback."""
     torch.set_num_threads(1)
     get_accelerator().is_fp16_supported = lambda: True  # emulated, see exactness_worker
@@ -643,7 +643,7 @@ def main() -> None:
     limit = timedelta(seconds=120)
     deepspeed.init_distributed(dist_backend="gloo", verbose=False, timeout=limit)
     results: dict[str, list[str]] = {}
-    for test in TESTS:
+    for test in tests:
         try:
             test()
             failure = ""

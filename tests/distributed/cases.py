@@ -31,7 +31,7 @@ _SWAN = {"lr": 0.2, "alpha": 0.1, "weight_decay": 0.1, "oracle": "svd", "aux": A
 _SWAN_RULE = Rule("SWAN", lr=0.2, alpha=0.1, weight_decay=0.1)
 _POLAR = {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.1, "oracle": "svd", "aux": AUX}
 _POLAR_RULE = Rule("PolarGrad", lr=0.1, momentum=0.8, weight_decay=0.1)
-_MUON_RULE = Rule("PolarGrad", lr=0.1, momentum=0.8, scale="none", nesterov=True)
+_MUON_RULE = Rule("PolarGrad", lr=0.1, momentum=0.8, scale="spectral", nesterov=True)
 _ADAM = {"lr": 0.01, "betas": [0.9, 0.99], "weight_decay": 0.1}
 _ADAM_RULE = Rule("AdamW", lr=0.01, betas=(0.9, 0.99), weight_decay=0.1, power=1.2)
 

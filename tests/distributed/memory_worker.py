@@ -60,7 +60,13 @@ STAGES = [(0, "fp32"), (0, "bf16"), (1, "fp32"), (1, "bf16"), (1, "bf16-fp32-gra
           (3, "pure-bf16")]  # fmt: skip
 PARTITIONED = {"param_persistence_threshold": 500, "sub_group_size": 6000}
 CASES = {
-    1: [case("llama", "SWAN", *one) for one in STAGES[::2]] + [case("60m", "SWAN", 2, "bf16")],
+    1: [case("llama", "SWAN", *one) for one in STAGES[::2]]
+    + [
+        case("60m", "SWAN", 2, "bf16"),
+        case("llama", "SWANPower", 0, "fp32"),
+        case("llama", "AdamPower", 0, "bf16"),
+        case("llama", "SWANPower", 1, "bf16-fp32-gradients"),
+    ],
     2: [case("llama", "PolarGrad", *one) for one in STAGES]
     + [
         case("tied llama", "AdamW", 2, "bf16"),
@@ -75,7 +81,7 @@ CASES = {
     3: [case("llama", "AdamW", *one) for one in STAGES[1::2]]
     + [
         case("llama", "SinkGD", 2, "fp32"),
-        case("llama", "Muon", 3, "bf16", **PARTITIONED),
+        case("llama", "MatrixMuon", 3, "bf16", **PARTITIONED),
         case("qwen2_moe", "AdamW", 2, "fp32"),
         case("qwen2_moe", "SWAN", 3, "bf16"),
     ],

@@ -5,7 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
+import gradopt_ds
+from gradopt_ds.integration import registry
 from scripts.draw_exchange import FOLDER, draw
 from tests.conftest import ROOT
 
@@ -38,3 +41,21 @@ def test_there_are_such_links() -> None:
 def test_pictures_of_the_exchange_are_drawn_from_the_planner() -> None:
     for name, drawing in draw().items():
         assert (FOLDER / name).read_text() == drawing, "run python scripts/draw_exchange.py"
+
+
+def test_the_optimizer_in_contributing_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its step is along the polar factor, and the JSON knows its name."""
+    monkeypatch.setattr(registry, "OPTIMIZERS", dict(registry.OPTIMIZERS))
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    (example,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    names: dict = {}
+    exec(example, names)
+    weight = torch.nn.Parameter(torch.zeros(3, 5))
+    groups = [{"params": [weight], "rule": "matrix"}]
+    optimizer = names["SpectralDescent"](groups, lr=0.5, oracle="svd")
+    weight.grad = torch.randn(3, 5)
+    left, _, right = torch.linalg.svd(weight.grad.double(), full_matrices=False)
+    optimizer.step()
+    torch.testing.assert_close(weight.detach().double(), -0.5 * left @ right, atol=1e-6, rtol=0)
+    assert registry.canonical_name("spectraldescent") == "SpectralDescent"
+    assert issubclass(names["SpectralDescent"], gradopt_ds.MatrixOptimizer)

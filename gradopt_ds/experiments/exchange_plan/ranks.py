@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from gradopt_ds.matrices import ExchangeSettings
 from gradopt_ds.ops import Oracle
-from gradopt_ds.sharding import ExchangeSettings, Layout, Plan, make_plan
+from gradopt_ds.sharding import Layout, Plan, make_plan
 
 Row = dict[str, int]
 

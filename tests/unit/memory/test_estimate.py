@@ -46,7 +46,7 @@ def test_one_rank_by_hand(tied: bool) -> None:
     counters = 4  # one fp32 step counter for each flat slice that AdamW has
     assert found["AdamW"].state == 8 * elements + counters
     assert found["SWAN"].state_matrix == found["SinkGD"].state_matrix == 0
-    assert found["PolarGrad"].state_matrix == found["Muon"].state_matrix == 4 * MATRICES
+    assert found["PolarGrad"].state_matrix == found["MatrixMuon"].state_matrix == 4 * MATRICES
     for name, one in found.items():
         if name == "FusedAdamW":
             assert one.state == 8 * elements
@@ -130,6 +130,24 @@ def test_the_bucket_of_the_json_bounds_the_exchange() -> None:
     block = {"type": "SWAN", "params": {"exchange_bucket_size": 1}}
     assert estimate(llama(), block, setup).workspace == 12 * 4 * H * F  # one matrix travels alone
     assert estimate(llama(), BLOCKS["SWAN"], setup).workspace == 12 * 4 * MATRICES
+
+
+@pytest.mark.parametrize(
+    ("stage", "precision", "copied"),
+    [
+        (0, "fp32", MATRICES + 2 * V * H + NORMS),
+        (1, "bf16-fp32-gradients", MATRICES + 2 * V * H + NORMS),
+        (2, "bf16", MATRICES),
+        (3, "bf16", MATRICES),
+    ],
+)
+def test_a_power_copies_the_gradients_of_a_step(stage: int, precision: Any, copied: int) -> None:
+    """All of them where one step sees all groups, else those of the matrices, the larger group."""
+    setup = Setup(stage=stage, precision=precision)
+    with_power, without = (
+        estimate(llama(), BLOCKS[name], setup).workspace for name in ("SWANPower", "SWAN")
+    )
+    assert with_power - without == 4 * copied
 
 
 def test_fused_adam_counts_without_tensors() -> None:

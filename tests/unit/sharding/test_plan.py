@@ -6,9 +6,9 @@ from functools import cache
 import pytest
 from hypothesis import given, settings
 
+from gradopt_ds.matrices import ExchangeSettings
 from gradopt_ds.ops import SVD, GramNewtonSchulz, NewtonSchulz, Oracle, PolarExpress
 from gradopt_ds.sharding import (
-    ExchangeSettings,
     Layout,
     Matrix,
     Plan,

@@ -20,8 +20,9 @@ from gradopt_ds.experiments.exchange_plan.ranks import (
     per_rank,
 )
 from gradopt_ds.experiments.exchange_plan.settings import PlanSettings
+from gradopt_ds.matrices import ExchangeSettings
 from gradopt_ds.ops import NewtonSchulz
-from gradopt_ds.sharding import ExchangeSettings, Matrix
+from gradopt_ds.sharding import Matrix
 from tests.conftest import ROOT
 
 LLAMA_7B = [
