@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 if find_spec("deepspeed") is not None:
-    from gradopt_ds.integration import install, register_optimizer
+    from gradopt_ds.integration import install, register_optimizer, take_settings_from_config
 
-    __all__ += ["register_optimizer"]
+    __all__ += ["register_optimizer", "take_settings_from_config"]
     install()

@@ -1,4 +1,4 @@
-"""The seam: six methods of ``DeepSpeedEngine``, each extended once.
+"""The seam: seven methods of ``DeepSpeedEngine``, each extended once.
 
 DeepSpeed builds an optimizer by name without looking at the model, wraps it for ZeRO without
 telling it where its parameters went, and loads a checkpoint without asking whose it is. The
@@ -14,8 +14,11 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 from deepspeed.runtime.zero import utils as zero_utils
 from torch.optim import Optimizer
 
+from gradopt_ds.integration.checkpoints.files import Wanted
 from gradopt_ds.integration.checkpoints.recording import record_in_state
 from gradopt_ds.integration.checkpoints.resume import check_before_loading, load_universal
+from gradopt_ds.integration.checkpoints.tag import agree_on_tag
+from gradopt_ds.integration.initial_weights import warn_of_default_weights
 from gradopt_ds.integration.optimizer_json import build_optimizer
 from gradopt_ds.integration.registry import canonical_name
 from gradopt_ds.integration.report import log_on_rank_0, log_rules
@@ -25,6 +28,7 @@ from gradopt_ds.integration.unsupported import (
     refuse_untested_base,
 )
 from gradopt_ds.integration.zero.attach import attach
+from gradopt_ds.integration.zero.unwritten_gradients import clear_unwritten_gradients
 from gradopt_ds.optim import GradPower, MatrixOptimizer
 
 INSTALLED = "_gradopt_ds_installed"
@@ -38,6 +42,7 @@ def install() -> None:
     _extend("_configure_basic_optimizer", _configure_basic_optimizer)
     _extend("_do_optimizer_sanity_check", _do_optimizer_sanity_check)
     _extend("_configure_optimizer", _configure_optimizer)
+    _extend("load_checkpoint", _load_checkpoint_of_one_tag)
     _extend("_load_checkpoint", _load_checkpoint)
     _extend("_load_zero_checkpoint", _load_zero_checkpoint)
     setattr(DeepSpeedEngine, INSTALLED, True)
@@ -107,6 +112,7 @@ def _do_optimizer_sanity_check(original: Any, engine: Any, basic_optimizer: Opti
         if type(basic_optimizer) not in zero_utils.ZERO_SUPPORTED_OPTIMIZERS:
             zero_utils.ZERO_SUPPORTED_OPTIMIZERS.append(type(basic_optimizer))
         log_rules(engine.module, basic_optimizer)
+        warn_of_default_weights(engine.module)
         vars(basic_optimizer)["step"] = IdleStep(basic_optimizer)
     return original(engine, basic_optimizer)
 
@@ -120,16 +126,27 @@ def _configure_optimizer(original: Any, engine: Any, *args: Any, **kwargs: Any) 
     optimizer = engine.basic_optimizer
     if is_ours(optimizer):
         log_on_rank_0(attach(engine, optimizer))
+        clear_unwritten_gradients(engine.optimizer)
         record_in_state(engine, optimizer)
+
+
+def _load_checkpoint_of_one_tag(
+    original: Any, engine: Any, load_dir: str, tag: str | None = None, *args: Any, **kwargs: Any
+) -> Any:
+    """Load the same checkpoint on all ranks."""
+    if is_ours(engine.basic_optimizer):
+        tag = agree_on_tag(engine, load_dir, tag)
+    return original(engine, load_dir, tag, *args, **kwargs)
 
 
 def _load_checkpoint(
     original: Any, engine: Any, load_dir: str, tag: str, *args: Any, **kwargs: Any
 ) -> Any:
     """Look at a checkpoint before anything is overwritten."""
-    wants_state = kwargs.get("load_optimizer_states", True) and not kwargs.get("load_module_only")
-    if is_ours(engine.basic_optimizer) and (wants_state or engine.load_universal_checkpoint()):
-        check_before_loading(engine, Path(load_dir, str(tag)))
+    if is_ours(engine.basic_optimizer):
+        names = ("load_optimizer_states", "load_module_only")
+        wanted = Wanted(**{name: bool(kwargs[name]) for name in names if name in kwargs})
+        check_before_loading(engine, Path(load_dir, str(tag)), wanted)
     return original(engine, load_dir, tag, *args, **kwargs)
 
 

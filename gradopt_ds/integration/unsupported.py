@@ -26,6 +26,10 @@ def _optimizer_device(engine: Any) -> str:
     return _device(_zero(engine).offload_optimizer)
 
 
+def _in_json(engine: Any, key: str) -> int:
+    return int(engine._config._param_dict.get(key) or 1)
+
+
 def _has_auto_ep(engine: Any) -> bool:
     settings = engine._config.expert_parallel_config
     return settings is not None and bool(settings.enabled)
@@ -94,6 +98,11 @@ REFUSED: tuple[Setting, ...] = (
     ('"compile": {"deepcompile": true}', lambda e: e.is_deepcompile_enabled()),
     ("tensor parallelism (autotp_size > 1)", lambda e: e.autotp_size() > 1),
     ("a model-parallel unit (mpu)", lambda e: e.mpu is not None),
+    (
+        # Without "data_parallel_size" DeepSpeed makes no groups for it, but counts batches by it.
+        'sequence parallelism ("sequence_parallel_size": > 1)',
+        lambda e: max(e.sequence_parallel_size, _in_json(e, "sequence_parallel_size")) > 1,
+    ),
     ("pipeline parallelism", lambda e: isinstance(e.module, PipelineModule)),
     (
         "DeepSpeed MoE layers at ZeRO stage 3",

@@ -9,6 +9,8 @@ import torch
 from torch.optim import Optimizer
 
 from gradopt_ds.ops import sign_power
+from gradopt_ds.optim.matrix_optimizer import MatrixOptimizer
+from gradopt_ds.optim.resumed_settings import BASE_LR, load_with_settings
 from gradopt_ds.optim.settings import Positive, checked
 
 
@@ -69,6 +71,8 @@ class GradPower(Optimizer):
         super().__init__(base.param_groups, {**base.defaults, "power": power})
         for group in self.param_groups:
             group["power"] = power
+            if "lr" in group:
+                group.setdefault(BASE_LR, group["lr"])
         self.state = base.state
         self._share_with_base()
 
@@ -113,7 +117,10 @@ class GradPower(Optimizer):
                 "resuming from it would change the optimizer in the middle of a run"
             )
         self._share_with_base()
-        self.base.load_state_dict(state_dict)
+        if isinstance(self.base, MatrixOptimizer):
+            self.base.load_state_dict(state_dict)
+        else:
+            load_with_settings(self.base, state_dict, self.base.load_state_dict)
         self.param_groups, self.state = self.base.param_groups, self.base.state
 
     def __getstate__(self) -> dict[str, Any]:

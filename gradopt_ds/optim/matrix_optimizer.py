@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,9 +17,10 @@ from gradopt_ds.matrices import (
     RowShards,
     WholeMatrixMap,
 )
-from gradopt_ds.ops import Oracle, make_oracle
+from gradopt_ds.ops import Oracle, make_oracle, oracle_spec
 from gradopt_ds.optim.aux_adamw import step_aux
 from gradopt_ds.optim.param_groups import AUX, MATRIX, whole_shape
+from gradopt_ds.optim.resumed_settings import BASE_LR, load_with_settings
 from gradopt_ds.optim.rounding import store
 from gradopt_ds.optim.settings import AuxAdamW
 from gradopt_ds.optim.splits import blocks_of
@@ -53,6 +54,10 @@ class MatrixOptimizer(Optimizer, ABC):
     Raises:
         ValueError: a group does not say its rule; an unknown oracle.
     """
+
+    fixed_settings: ClassVar[tuple[str, ...]] = ("rule",)
+    """Settings of a group under which saved state would mean something else if they changed, see
+    :func:`gradopt_ds.optim.resumed_settings.refuse_another_rule`."""
 
     _generator: torch.Generator | None = None
 
@@ -98,9 +103,13 @@ class MatrixOptimizer(Optimizer, ABC):
         param_group["algorithm"] = type(self).__name__
         if rule == AUX and "lr_scale" not in param_group:
             param_group.update(self._aux_rates(param_group))
-        settings = self._matrix_defaults if rule == MATRIX else self._aux.model_dump()
+        # The oracle is written down, for checkpoints; the one that computes is ``self.oracle``.
+        oracle = {"oracle": oracle_spec(self.oracle)}
+        matrix = rule == MATRIX
+        settings = {**self._matrix_defaults, **oracle} if matrix else self._aux.model_dump()
         for key, value in {**settings, **self._rounding}.items():
             param_group.setdefault(key, value)
+        param_group.setdefault(BASE_LR, param_group["lr"])
         super().add_param_group(param_group)
         if rule == MATRIX:
             try:
@@ -148,11 +157,11 @@ class MatrixOptimizer(Optimizer, ABC):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore state saved by the same optimizer.
+        """Restore state saved by the same optimizer; settings that differ are said in the log.
 
         Raises:
-            ValueError: the state belongs to another optimizer, or to this one behind a gradient
-                power that it no longer has.
+            ValueError: the state belongs to another optimizer, to this one behind a gradient
+                power that it no longer has, or to one of other ``fixed_settings``.
         """
         powered = any("power" in group for group in self.param_groups)
         for group in state_dict["param_groups"]:
@@ -166,7 +175,7 @@ class MatrixOptimizer(Optimizer, ABC):
                     f"this state was saved with gradients to the power {group['power']:g}: "
                     "resuming without it would change the optimizer in the middle of a run"
                 )
-        super().load_state_dict(state_dict)
+        load_with_settings(self, state_dict, super().load_state_dict, self.fixed_settings)
 
     @abstractmethod
     def _matrix_rule(

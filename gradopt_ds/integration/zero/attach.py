@@ -12,7 +12,8 @@ from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradopt_ds.integration.zero.slicing import Shard, read_shards, verify
+from gradopt_ds.integration.zero.slicing import Shard, read_shards
+from gradopt_ds.integration.zero.verification import verify
 from gradopt_ds.matrices import Block, WholeMatrixMap
 from gradopt_ds.optim import GradPower, MatrixOptimizer
 from gradopt_ds.optim.param_groups import MATRIX
@@ -32,7 +33,8 @@ def attach(engine: Any, optimizer: Optimizer) -> str:
     Raises:
         RuntimeError: the wrapper's layout is unknown, is not what it should be, or differs
             between ranks.
-        ValueError: an ``exchange_strategy`` matches no matrix, or cannot be followed.
+        ValueError: a weight holds NaN; an ``exchange_strategy`` matches no matrix, or cannot be
+            followed.
     """
     base = optimizer.base if isinstance(optimizer, GradPower) else optimizer
     if not isinstance(base, MatrixOptimizer):
@@ -84,9 +86,9 @@ def _plans(
             raise ValueError(f"exchange_strategy pattern {pattern!r} matches no matrix")
     plans = []
     loads: dict[dist.ProcessGroup, list[int]] = defaultdict(list)
-    for shard in shards:
-        weights = shard.layout(names)
-        verify(shard, weights)
+    whole_weights = [shard.layout(names) for shard in shards]
+    verify(shards, whole_weights)
+    for shard, weights in zip(shards, whole_weights, strict=True):
         layout = weights.split({names[weight]: base.blocks[weight] for weight in shard.weights})
         # Slices of one step share the load: the owners of the next are the idle ones.
         load = loads[shard.process_group] or [0] * layout.world_size
