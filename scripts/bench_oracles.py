@@ -3,27 +3,32 @@
 import argparse
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
-from rich.console import Console
-from rich.progress import Progress, TextColumn, TimeElapsedColumn
+from gradopt_ds.experiments.common import extra
 
-from gradopt_ds.experiments.common.errors import PretrainError
-from gradopt_ds.experiments.oracle_benchmark import gradients, report
-from gradopt_ds.experiments.oracle_benchmark.candidates import candidates
-from gradopt_ds.experiments.oracle_benchmark.matrices import (
-    QUICK_SHAPES,
-    SHAPES,
-    SPECTRA,
-    cases,
-    gradient_case,
-)
-from gradopt_ds.experiments.oracle_benchmark.measure import Row, measure
-from gradopt_ds.experiments.oracle_benchmark.totals import totals
+with extra.required():
+    import torch
+    from rich.console import Console
+    from rich.progress import Progress, TextColumn, TimeElapsedColumn
+    from torch import Tensor
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+    from gradopt_ds.experiments.common.command_line import make_parser
+    from gradopt_ds.experiments.common.errors import PretrainError
+    from gradopt_ds.experiments.common.paths import DEEPSPEED, MODELS
+    from gradopt_ds.experiments.oracle_benchmark import gradients, report
+    from gradopt_ds.experiments.oracle_benchmark.candidates import candidates
+    from gradopt_ds.experiments.oracle_benchmark.matrices import (
+        QUICK_SHAPES,
+        SHAPES,
+        SPECTRA,
+        cases,
+        gradient_case,
+    )
+    from gradopt_ds.experiments.oracle_benchmark.measure import Row, measure
+    from gradopt_ds.experiments.oracle_benchmark.totals import totals
+
 EXAMPLES = """\
 examples:
   python scripts/bench_oracles.py
@@ -45,10 +50,8 @@ the machine hits all alike; set OMP_NUM_THREADS to choose the cores.
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Parse the command line."""
+    parser = make_parser(__doc__, EXAMPLES)
     small = [name for name in SHAPES if name != "head"]
     listed = ", ".join(f"{name} {'x'.join(map(str, size))}" for name, size in SHAPES.items())
     parser.add_argument(
@@ -60,7 +63,7 @@ def arguments() -> argparse.Namespace:
         help=f"out of {', '.join(map(repr, SPECTRA))} (default: all)",
     )  # fmt: skip
     parser.add_argument(
-        "--model", type=Path, default=CONFIGS / "models" / "tiny.json", metavar="PATH",
+        "--model", type=Path, default=MODELS / "tiny.json", metavar="PATH",
         help="model whose gradients are captured (default: configs/models/tiny.json)",
     )  # fmt: skip
     parser.add_argument(
@@ -84,53 +87,66 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Runs the benchmark; the exit status is 2 if the model cannot be trained."""
-    told = arguments()
-    shapes = {name: SHAPES[name] for name in told.shapes}
-    if told.quick:
-        shapes, told.rounds, told.steps = QUICK_SHAPES, 1, min(2, told.steps)
-    device = torch.device(told.device)
+    """Run the benchmark; the exit status is 2 if the model cannot be trained."""
+    options = arguments()
+    shapes = {name: SHAPES[name] for name in options.shapes}
+    if options.quick:
+        shapes, options.rounds, options.steps = QUICK_SHAPES, 1, min(2, options.steps)
     console = Console(stderr=True)
     columns = (*Progress.get_default_columns()[:2], TextColumn("{task.fields[now]}"))
-    rows: list[Row] = []
-    summed: list[Row] = []
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         try:
-            captured = {}
-            if told.steps:
-                task = progress.add_task("training", total=told.steps, now=told.model.stem)
-                run = gradients.settings(
-                    told.model, CONFIGS / "deepspeed" / "zero2_adamw.json", told.steps
-                )
-                captured = gradients.capture(run, 8, device, lambda: progress.advance(task))
+            captured = _captured(options, progress)
         except PretrainError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
-        by_shape = defaultdict(list)
-        for name, gradient in captured.items():
-            by_shape[tuple(gradient.shape)].append((name, gradient))
-        every = candidates()
-        number = len(shapes) * len(told.spectra) + len(by_shape)
-        task = progress.add_task("measuring", total=number * len(every) * told.rounds, now="")
-
-        def follow(label: str) -> Callable[[str], object]:
-            return lambda name: progress.update(task, advance=1, now=f"{label}: {name}")
-
-        for one in cases(shapes, tuple(told.spectra)):
-            label = f"{one.shape}, {one.spectrum}"
-            rows += measure(one, every, told.rounds, told.longest, device, follow(label))
-        parts = []
-        for members in by_shape.values():
-            # As the optimizers do: all matrices of one shape in one call.
-            stacked = torch.stack([gradient for _, gradient in members])
-            one = gradient_case(f"{told.model.stem}, {len(members)} matrices", stacked)
-            label = f"gradients {tuple(stacked.shape)}"
-            parts += measure(one, every, told.rounds, told.longest, device, follow(label))
-        rows += parts
-        summed = totals(parts, told.model.stem) if parts else []
-    report.write(rows, summed, told.output, str(device))
-    print((told.output / "oracles.md").read_text())
+        rows, parts = _measured(options, shapes, captured, progress)
+    summed = totals(parts, options.model.stem) if parts else []
+    report.write([*rows, *parts], summed, options.output, options.device)
+    print((options.output / "oracles.md").read_text())
     return 0
+
+
+def _captured(options: argparse.Namespace, progress: Progress) -> dict[str, Tensor]:
+    """Train the model, and return the gradients of its matrices."""
+    if not options.steps:
+        return {}
+    task = progress.add_task("training", total=options.steps, now=options.model.stem)
+    settings = gradients.settings(options.model, DEEPSPEED / "zero2_adamw.json", options.steps)
+    device = torch.device(options.device)
+    return gradients.capture(settings, 8, device, lambda: progress.advance(task))
+
+
+def _measured(
+    options: argparse.Namespace,
+    shapes: dict[str, tuple[int, ...]],
+    captured: Mapping[str, Tensor],
+    progress: Progress,
+) -> tuple[list[Row], list[Row]]:
+    """Measure every oracle on the cases, and on the gradients."""
+    by_shape: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
+    for gradient in captured.values():
+        by_shape[tuple(gradient.shape)].append(gradient)
+    every = candidates()
+    number = len(shapes) * len(options.spectra) + len(by_shape)
+    task = progress.add_task("measuring", total=number * len(every) * options.rounds, now="")
+    device = torch.device(options.device)
+
+    def follow(label: str) -> Callable[[str], object]:
+        return lambda name: progress.update(task, advance=1, now=f"{label}: {name}")
+
+    rows: list[Row] = []
+    for case in cases(shapes, tuple(options.spectra)):
+        label = f"{case.shape}, {case.spectrum}"
+        rows += measure(case, every, options.rounds, options.longest, device, follow(label))
+    parts: list[Row] = []
+    for members in by_shape.values():
+        # As the optimizers do: all matrices of one shape in one call.
+        stacked = torch.stack(members)
+        case = gradient_case(f"{options.model.stem}, {len(members)} matrices", stacked)
+        label = f"gradients {tuple(stacked.shape)}"
+        parts += measure(case, every, options.rounds, options.longest, device, follow(label))
+    return rows, parts
 
 
 if __name__ == "__main__":

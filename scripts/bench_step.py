@@ -1,20 +1,20 @@
 """Times the optimizer step of real DeepSpeed engines and sets it beside DeepSpeed's own Muon."""
 
-import argparse
 import sys
-from pathlib import Path
 
-from rich.console import Console
+from gradopt_ds.experiments.common import extra
 
-from gradopt_ds.experiments.common import models
-from gradopt_ds.experiments.common.command_line import add_settings, build
-from gradopt_ds.experiments.common.errors import PretrainError
-from gradopt_ds.experiments.common.local_ranks import RanksError
-from gradopt_ds.experiments.step_benchmark import launch, report
-from gradopt_ds.experiments.step_benchmark.settings import BenchSettings
+with extra.required():
+    from rich.console import Console
 
-MODELS = Path(__file__).resolve().parent.parent / "configs" / "models"
-WIDTH = 130
+    from gradopt_ds.experiments.common.command_line import add_settings, build, make_parser
+    from gradopt_ds.experiments.common.errors import PretrainError
+    from gradopt_ds.experiments.common.launching import RanksError
+    from gradopt_ds.experiments.common.paths import find_model
+    from gradopt_ds.experiments.common.tables import show
+    from gradopt_ds.experiments.step_benchmark import figure, launch, report
+    from gradopt_ds.experiments.step_benchmark.settings import BenchSettings
+
 EPILOG = """\
 what is measured:
   A step is engine.backward and engine.step together, on the slowest rank, less the median
@@ -34,37 +34,31 @@ what is measured:
 
 examples:
   python scripts/bench_step.py --model 130m --stage 3
-  python scripts/bench_step.py --model 60m --stage 2 --optimizers AdamW,DeepSpeedMuon,Muon
+  python scripts/bench_step.py --model 60m --stage 2 --optimizers AdamW,DeepSpeedMuon,MatrixMuon
 """
 
 
 def main() -> int:
     """Run the benchmark; the exit status is 1 if a rank failed, 2 for wrong settings."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, EPILOG)
     add_settings(parser, BenchSettings)
-    told = vars(parser.parse_args())
+    flags = vars(parser.parse_args())
     console = Console()
     try:
-        settings = build(BenchSettings, {**told, "model": models.find(told["model"], MODELS)})
+        settings = build(BenchSettings, {**flags, "model": find_model(flags["model"])})
         with console.status("starting") as status:
             watch = status.update if console.is_terminal else console.print
-            found = report.rows(launch.launch(settings, watch))
+            rows = report.make_rows(launch.launch(settings, watch))
     except PretrainError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except RanksError as error:
         print(f"{error}\nerror: a rank failed", file=sys.stderr)
         return 1
-    report.write(found, settings)
-    shown = report.table(found, settings)
-    # Matplotlib is the `plot` extra, and it is imported after the runs, whose cores it would take.
-    from gradopt_ds.experiments.step_benchmark import figure
-
-    figure.draw(found, str(shown.title), settings.output / "bench_step.png")
-    # Ten columns do not fit 80 characters, which is what a pipe or a file is taken for.
-    Console(width=max(WIDTH, console.width)).print(shown)
+    table = report.make_table(rows, settings)
+    report.write(table, settings)
+    figure.draw(rows, table.title, settings.output / "bench_step.png")
+    show(table)
     console.print(f"written: {settings.output}/bench_step.json, .csv, .md, .png", highlight=False)
     return 0
 

@@ -1,17 +1,24 @@
 """Trains the same model on the same data with several optimizers and sets them side by side."""
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
-from rich.console import Console
+from gradopt_ds.experiments.common import extra
 
-from gradopt_ds.experiments.common.command_line import add_settings
-from gradopt_ds.experiments.common.errors import PretrainError
-from gradopt_ds.experiments.compare import comparison, report
-from gradopt_ds.experiments.pretrain.settings import RunSettings
+with extra.required():
+    from rich.console import Console
 
-HERE = Path(__file__).resolve().parent
+    from gradopt_ds.experiments.common.command_line import add_settings, make_parser, positive
+    from gradopt_ds.experiments.common.errors import PretrainError
+    from gradopt_ds.experiments.common.output_lock import lock
+    from gradopt_ds.experiments.common.paths import DEEPSPEED, MODELS
+    from gradopt_ds.experiments.common.tables import show
+    from gradopt_ds.experiments.compare import comparison, figure, report
+    from gradopt_ds.experiments.pretrain.settings import RunSettings
+
+SCRIPT = Path(__file__).resolve().with_name("pretrain.py")
 EXAMPLES = """\
 examples:
   python scripts/compare.py
@@ -23,33 +30,32 @@ examples:
       --grid schedule=cosine,wsd --grid optimizer.params.power=0.9,1.0,1.2
       a grid over a setting of the run and one of the JSON, two runs at a time
 """
-CONFIGS = HERE.parent / "configs"
 OPTIMIZERS = ("adamw", "swan", "polargrad", "adampower")
 # What two CPU cores train four times in about two and a half minutes, launching included.
 DEMO = {
-    "model": CONFIGS / "models" / "tiny.json",
+    "model": MODELS / "tiny.json",
     "steps": 80,
     "validation_sequences": 64,
     "tensorboard": False,
 }
-OWN = ("deepspeed_config", "output", "seed", "resume")
+OWN = ("deepspeed_config", "output", "seed", "resume", "accept_changes")
+
+TERMINATED = 128 + signal.SIGTERM
 
 
 def arguments() -> argparse.Namespace:
-    """The command line; settings of the runs are those of ``scripts/pretrain.py``."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Parse the command line; settings of the runs are those of ``scripts/pretrain.py``."""
+    parser = make_parser(__doc__, EXAMPLES)
     parser.add_argument(
         "configs",
         nargs="*",
         type=Path,
-        default=[CONFIGS / "deepspeed" / f"zero2_{name}.json" for name in OPTIMIZERS],
+        default=[DEEPSPEED / f"zero2_{name}.json" for name in OPTIMIZERS],
         help=f"DeepSpeed JSON files (default: those of {', '.join(OPTIMIZERS)})",
     )
-    parser.add_argument("--ranks", type=int, default=2, help="ranks of each run (default: 2)")
+    parser.add_argument("--ranks", type=positive, default=2, help="ranks of each run (default: 2)")
     parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N",
+        "--jobs", type=positive, default=1, metavar="N",
         help="runs at a time; on GPUs they share the same ones (default: 1)",
     )  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds (default: 0)")
@@ -73,26 +79,26 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Runs the comparison; the exit status is 1 if a run failed, 2 for wrong settings."""
+    """Run the comparison; the exit status is 1 if a run failed, 2 for wrong settings."""
     own = vars(arguments())
     configs, seeds, grid = own.pop("configs"), own.pop("seeds"), own.pop("grid")
     ranks, jobs = own.pop("ranks"), own.pop("jobs")
     fresh, output = own.pop("fresh"), own.pop("output")
     # A log has no width of its own, and a table cut to 80 columns loses digits.
     console = Console(width=None if sys.stdout.isatty() else 120)
+    # As Ctrl-C: the runs are ended on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
+        held = lock(output)  # noqa: F841  open, and so locked, until the process ends
         wanted = comparison.members(configs, {**DEMO, **own}, seeds, grid, output)
-        results = comparison.run_all(wanted, ranks, jobs, HERE / "pretrain.py", fresh, console)
+        results = comparison.run_all(wanted, ranks, jobs, SCRIPT, fresh, console)
     except PretrainError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     groups = report.gather(results)
     report.write(groups, output)
-    # Matplotlib is the `plot` extra, and it is imported after the runs, whose cores it would take.
-    from gradopt_ds.experiments.compare import figure
-
     figure.draw(groups, output / "comparison.png")
-    console.print(report.table(groups))
+    show(report.make_table(groups), bold=report.best(groups))
     console.print(f"written: {output}/comparison.json, .csv, .md, .png", highlight=False)
     bad = {"failed"} if grid else {"failed", "diverged"}
     return int(any(group["status"] in bad for group in groups))

@@ -5,12 +5,25 @@ import os
 import sys
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from gradopt_ds.experiments.common import extra
 
-from gradopt_ds.experiments.matrix_problems import report
-from gradopt_ds.experiments.matrix_problems.problems import PROBLEMS
-from gradopt_ds.experiments.matrix_problems.run import run_all, tasks
+with extra.required():
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from gradopt_ds.experiments.common.command_line import make_parser, positive
+    from gradopt_ds.experiments.common.errors import PretrainError
+    from gradopt_ds.experiments.common.output_lock import lock
+    from gradopt_ds.experiments.common.tables import show
+    from gradopt_ds.experiments.matrix_problems import report
+    from gradopt_ds.experiments.matrix_problems.problems import PROBLEMS
+    from gradopt_ds.experiments.matrix_problems.run import run_all, tasks
 
 EXAMPLES = """\
 examples:
@@ -28,18 +41,16 @@ until its learning rate is decayed.
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Parse the command line."""
+    parser = make_parser(__doc__, EXAMPLES)
     parser.add_argument(
         "--problem", nargs="+", choices=PROBLEMS, default=list(PROBLEMS), metavar="PROBLEM",
         help=f"out of {', '.join(PROBLEMS)} (default: all)",
     )  # fmt: skip
-    own = ", ".join(f"{name} {one.steps}" for name, one in PROBLEMS.items())
-    parser.add_argument("--steps", type=int, metavar="N", help=f"of each run (default: {own})")
+    own = ", ".join(f"{name} {problem.steps}" for name, problem in PROBLEMS.items())
+    parser.add_argument("--steps", type=positive, metavar="N", help=f"of each run (default: {own})")
     parser.add_argument(
-        "--processes", type=int, default=os.cpu_count() or 1, metavar="N",
+        "--processes", type=positive, default=os.cpu_count() or 1, metavar="N",
         help="runs at a time, one thread each (default: as many as cores)",
     )  # fmt: skip
     parser.add_argument(
@@ -50,9 +61,14 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Runs the problems."""
-    told = arguments()
-    wanted = tasks(told.problem, told.steps)
+    """Run the problems; the exit status is 2 for an output that cannot be written."""
+    options = arguments()
+    try:
+        held = lock(options.output)  # noqa: F841  open, and so locked, until the process ends
+    except PretrainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    wanted = tasks(options.problem, options.steps)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -65,12 +81,14 @@ def main() -> int:
         bar = progress.add_task("starting", total=sum(task.steps for task in wanted))
         traces = run_all(
             wanted,
-            told.processes,
+            options.processes,
             lambda steps, name: progress.update(bar, advance=steps, description=name),
         )
-    report.write(traces, told.output)
-    console.print(report.table(traces))
-    console.print(f"written: {told.output}/matrix_problems.csv, .json and a .png a problem")
+    report.write(traces, options.output)
+    show(report.ends(traces))
+    console.print(
+        f"written: {options.output}/matrix_problems.csv, .json, ends.csv, .md and a .png a problem"
+    )
     return 0
 
 

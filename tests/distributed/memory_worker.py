@@ -15,7 +15,7 @@ from transformers import AutoConfig
 
 from gradopt_ds.experiments.common import models
 from gradopt_ds.experiments.common.process_end import end_process
-from gradopt_ds.experiments.pretrain.run import start_processes
+from gradopt_ds.experiments.common.processes import start_processes
 from gradopt_ds.memory.allocations import PeakBytes
 from gradopt_ds.memory.estimate import estimate
 from gradopt_ds.memory.live import existing_tensors

@@ -31,7 +31,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(sys.executable, str(ROOT / "scripts/bench_step.py")),
         *("--model", str(directory / "model.json"), "--stage", "3", "--repeats", "1"),
         # DeepSpeed's Muon is left out: it compiles, for longer than everything else takes.
-        *("--optimizers", "AdamW,Muon,SWAN", "--oracle", "newton_schulz", "--steps", "1"),
+        *("--optimizers", "AdamW,MatrixMuon,SWAN", "--oracle", "newton_schulz", "--steps", "1"),
         *("--output", str(directory / "out")),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -49,22 +49,24 @@ def test_table_and_picture_are_written(output: Path) -> None:
     assert (output / "bench_step.png").read_bytes().startswith(b"\x89PNG")
     assert (output / "bench_step.csv").read_text().count("\n") == 4
     assert "| Muon | oracle=newton_schulz |" in (output / "bench_step.md").read_text()
-    assert all(one["visits"][0]["total"][0] > 0 for one in optimizers(output).values())
+    assert all(one["measurements"][0]["total"][0] > 0 for one in optimizers(output).values())
 
 
 def test_the_exchange_sends_what_the_plan_says(output: Path) -> None:
     found = optimizers(output)
-    for name in ("Muon", "SWAN"):
-        for rank in found[name]["visits"][0]["counts"]:
+    for name in ("MatrixMuon", "SWAN"):
+        for rank in found[name]["measurements"][0]["counts"]:
             assert rank["sent"]["alltoall_base_"] == rank["planned_sent"] > 0
             assert rank["calls"]["alltoall_base_"] == 2
     assert all(
-        "alltoall_base_" not in rank["sent"] for rank in found["AdamW"]["visits"][0]["counts"]
+        "alltoall_base_" not in rank["sent"] for rank in found["AdamW"]["measurements"][0]["counts"]
     )
 
 
 def test_every_step_sees_the_same_gradients(output: Path) -> None:
-    losses = {loss for one in optimizers(output).values() for loss in one["visits"][0]["losses"]}
+    losses = {
+        loss for one in optimizers(output).values() for loss in one["measurements"][0]["losses"]
+    }
     assert len(losses) == 1
 
 
@@ -72,5 +74,5 @@ def test_state_is_that_of_the_rule(output: Path) -> None:
     """Per rank: 4 bytes of momentum for half of the matrices' elements, nothing for SWAN."""
     found = {name: one["state_mb"] * 1e6 for name, one in optimizers(output).items()}
     matrices = 2 * (4 * 48 * 48 + 3 * 48 * 80)
-    assert found["Muon"] - found["SWAN"] == pytest.approx(4 * matrices / 2)
-    assert found["AdamW"] > found["Muon"]
+    assert found["MatrixMuon"] - found["SWAN"] == pytest.approx(4 * matrices / 2)
+    assert found["AdamW"] > found["MatrixMuon"]

@@ -1,29 +1,47 @@
-"""The flags of a run, made from its settings: one field, one flag, one description."""
+"""Flags made from settings: one field, one flag, one description.
+
+Why not the command line of pydantic-settings? It would be one more dependency; by default it also
+fills fields from environment variables, so that a variable named MODEL or STEPS on some cluster
+would change a run in silence; its errors name fields instead of flags; and the one underscore in
+DeepSpeed's ``--deepspeed_config`` among flags with dashes, the shared settings with other defaults
+in ``scripts/compare.py`` and the way back from settings to flags would each need code of ours. All
+that this library needs of a command line is the hundred lines below.
+"""
 
 import argparse
 import types
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from gradopt_ds.experiments.common.errors import PretrainError
-from gradopt_ds.experiments.pretrain.settings import RunSettings
 
-_EPILOG = """\
-example:
-  deepspeed --num_gpus 2 scripts/pretrain.py \\
-      --deepspeed_config configs/deepspeed/zero2_swan.json --model configs/models/tiny.json \\
-      --data shakespeare --steps 300 --output runs/swan
+METAVARS = {int: "N", float: "X", Path: "PATH"}
+"""What the help text shows for a value of a type; ``NAME`` for others."""
 
-The DeepSpeed JSON keeps its meaning on any number of ranks: its train_batch_size is kept and the
-accumulation follows, unless --micro-batch, --accumulation or --train-batch say otherwise.
-"""
+
+def make_parser(
+    description: str | None, epilog: str, program: str | None = None
+) -> argparse.ArgumentParser:
+    """Make a parser whose help keeps the line breaks of its epilog.
+
+    Args:
+        description: what comes before the flags.
+        epilog: what comes after them.
+        program: what the help calls the command; the script's own name by default.
+    """
+    return argparse.ArgumentParser(
+        prog=program,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def flag(name: str) -> str:
-    """The flag of a field; DeepSpeed's own spelling for its config."""
+    """Name the flag of a field; DeepSpeed's own spelling for its config."""
     return "--deepspeed_config" if name == "deepspeed_config" else "--" + name.replace("_", "-")
 
 
@@ -33,72 +51,70 @@ def add_settings(
     leave: Collection[str] = (),
     preset: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> None:
-    """Adds one flag for every field of ``model`` but those in ``leave``.
+    """Add one flag for every field of ``model`` but those in ``leave``.
 
     ``preset`` holds defaults that differ from the model's own; a preset flag is never required.
     """
     for name, field in model.model_fields.items():
         if name in leave:
             continue
-        kind: Any = field.annotation
-        if get_origin(kind) in (Union, types.UnionType):
-            kind = next(one for one in get_args(kind) if one is not type(None))
         default = preset.get(name, field.default)
         required = field.is_required() and name not in preset
         text = (field.description or "").replace("%", "%%")
         if not required and default not in (None, ()):
             text += f" (default: {default})"
-        options: dict[str, Any] = {"dest": name, "help": text, "default": argparse.SUPPRESS}
-        options["required"] = required
-        if kind is bool:
-            options["action"] = argparse.BooleanOptionalAction
-        elif get_origin(kind) is Literal:
-            options["choices"] = get_args(kind)
-        elif get_origin(kind) is tuple:
-            options |= {"action": "append", "metavar": "KEY=VALUE"}
-        else:
-            names = {int: "N", float: "X", Path: "PATH"}
-            options |= {"type": kind, "metavar": names.get(kind, "NAME")}
-        parser.add_argument(flag(name), **options)
+        parser.add_argument(
+            flag(name),
+            dest=name,
+            help=text,
+            default=argparse.SUPPRESS,
+            required=required,
+            **_options(field.annotation),
+        )
 
 
-def parse(arguments: Sequence[str] | None = None) -> RunSettings:
-    """Settings from a command line (``sys.argv`` by default).
+def _options(kind: Any) -> dict[str, Any]:
+    """What argparse is to do with a value of this type."""
+    if get_origin(kind) in (Union, types.UnionType):
+        kind = next(part for part in get_args(kind) if part is not type(None))
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if get_origin(kind) is Literal:
+        return {"choices": get_args(kind)}
+    if get_origin(kind) is tuple:
+        return {"action": "append", "metavar": "KEY=VALUE"}
+    return {"type": kind, "metavar": METAVARS.get(kind, "NAME")}
+
+
+def positive(text: str) -> int:
+    """Read a count of at least one: a ``type`` of argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def build(model: type[Settings], values: Mapping[str, Any]) -> Settings:
+    """Validate parsed flags.
 
     Raises:
-        PretrainError: a value out of range; the message names the flag.
+        PretrainError: a value is out of range or unknown; the message names its flag.
     """
-    parser = argparse.ArgumentParser(
-        description="Pre-train a language model under DeepSpeed with any optimizer its JSON names.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_settings(parser, RunSettings)
-    # The DeepSpeed launcher appends it; DeepSpeed itself reads the environment instead.
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
-    told = vars(parser.parse_args(arguments))
-    told.pop("local_rank")
-    return build(RunSettings, told)
-
-
-_Settings = TypeVar("_Settings", bound=BaseModel)
-
-
-def build(model: type[_Settings], told: dict[str, Any]) -> _Settings:
-    """``model`` from parsed flags, with pydantic's complaint turned into one that names flags."""
     try:
-        return model(**told)
+        return model(**values)
     except ValidationError as error:
-        lines = [
-            f"{flag(str(one['loc'][0])) + ': ' if one['loc'] else ''}"
-            f"{one['msg'].removeprefix('Value error, ')}"
-            for one in error.errors()
-        ]
+        lines = []
+        for problem in error.errors():
+            where = f"{flag(str(problem['loc'][0]))}: " if problem["loc"] else ""
+            lines.append(where + problem["msg"].removeprefix("Value error, "))
         raise PretrainError("\n".join(lines)) from None
 
 
-def arguments(settings: RunSettings) -> list[str]:
-    """The command line that gives ``settings`` again, shortest form."""
+def arguments(settings: BaseModel) -> list[str]:
+    """Write the command line that gives ``settings`` again, in its shortest form."""
     line: list[str] = []
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
@@ -107,8 +123,8 @@ def arguments(settings: RunSettings) -> list[str]:
         if isinstance(value, bool):
             line.append(flag(name) if value else "--no-" + flag(name)[2:])
         elif isinstance(value, tuple):
-            for one in value:
-                line += [flag(name), str(one)]
+            for item in value:
+                line += [flag(name), str(item)]
         else:
             line += [flag(name), str(value)]
     return line

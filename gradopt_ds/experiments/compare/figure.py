@@ -1,32 +1,29 @@
-"""The picture of a comparison."""
+"""The figure of a comparison."""
 
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
-
-matplotlib.use("Agg")  # a file is wanted, and servers have no screen
-
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-
+from gradopt_ds.experiments.common import figures
 from gradopt_ds.experiments.compare.report import Group
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 STYLES = ("-", "--", ":", "-.")
 
 
 def draw(groups: Sequence[Group], path: Path) -> None:
-    """Validation loss against steps and training time, state bytes, and the grid if there is one.
+    """Draw validation loss against steps and time, state bytes, and the grid if there is one.
 
     Only each optimizer's best grid point has curves; the grid panel shows the others.
     """
     finished = [group for group in groups if "validation_loss" in group]
     best = [group for group in finished if group["best"]]
     swept = bool(finished) and bool(finished[0]["point"])
-    figure, panels = plt.subplots(1, 4 if swept else 3, figsize=(18 if swept else 14, 4.2))
-    colours = {group["optimizer"]: f"C{number}" for number, group in enumerate(best)}
+    figure, panels = figures.panels(4 if swept else 3, size=(18 if swept else 14, 4.2))
+    colours = figures.colours([group["optimizer"] for group in best])
     for group in best:
         label = " ".join(filter(None, (group["optimizer"], group["setting"])))
         curve, colour = group["curve"], colours[group["optimizer"]]
@@ -40,14 +37,10 @@ def draw(groups: Sequence[Group], path: Path) -> None:
     _bars(panels[2], best, colours)
     if swept:
         _grid(panels[3], finished, colours)
-    for panel in panels:
-        panel.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    figures.save(figure, path)
 
 
-def _bars(panel: Axes, groups: Sequence[Group], colours: dict[str, str]) -> None:
+def _bars(panel: "Axes", groups: Sequence[Group], colours: dict[str, Any]) -> None:
     names = [group["optimizer"] for group in groups]
     sizes = [group["state_mib_per_rank"] for group in groups]
     bars = panel.bar(names, sizes, color=[colours[name] for name in names])
@@ -57,7 +50,7 @@ def _bars(panel: Axes, groups: Sequence[Group], colours: dict[str, str]) -> None
     panel.tick_params(axis="x", rotation=20)
 
 
-def _grid(panel: Axes, groups: Sequence[Group], colours: dict[str, str]) -> None:
+def _grid(panel: "Axes", groups: Sequence[Group], colours: dict[str, Any]) -> None:
     """The first key with numbers is the axis; every value of the other keys has its own line."""
     point = groups[0]["point"]
     key = next(
@@ -82,8 +75,8 @@ def _grid(panel: Axes, groups: Sequence[Group], colours: dict[str, str]) -> None
     if len(styles) > 1:
         # One optimizer's lines show the styles; the colours stand in the first panel.
         handles, labels = panel.get_legend_handles_labels()
-        told = dict(zip(labels, handles, strict=True))
-        panel.legend(told.values(), told.keys())
+        shown = dict(zip(labels, handles, strict=True))
+        panel.legend(shown.values(), shown.keys())
     values = sorted({group["point"][key] for group in groups})
     if not isinstance(values[0], str):
         panel.set(**({"xscale": "log"} if values[-1] > 4 * values[0] > 0 else {"xticks": values}))

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -12,8 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradopt_ds.experiments.common import command_line
+from gradopt_ds.experiments.common import command_line, launching
 from gradopt_ds.experiments.common.errors import DivergedError
+from gradopt_ds.experiments.common.output_lock import FILE as LOCK
+from gradopt_ds.experiments.common.output_lock import lock
 from gradopt_ds.experiments.common.shared_memory import free_shared_memory
 from gradopt_ds.experiments.pretrain import metrics, summary
 from gradopt_ds.experiments.pretrain.settings import RunSettings
@@ -54,17 +55,19 @@ def launch(
         script: the pre-training script.
         watch: called with the newest row of the trace whenever there is one.
         stop: ends the run when it is set.
+
+    Raises:
+        PretrainError: the output cannot be written, or another run is at work there.
     """
-    shutil.rmtree(settings.output, ignore_errors=True)
-    settings.output.mkdir(parents=True)
+    _empty(settings.output)
     started = time.monotonic()
-    port = _free_port()
+    port = launching.free_port()
     with (settings.output / LOG).open("w") as log:
         process = subprocess.Popen(
             command(settings, ranks, script, port),
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=_environment(ranks * jobs),
+            env=launching.environment(ranks * jobs),
             start_new_session=True,
         )
         try:
@@ -78,24 +81,22 @@ def launch(
     return _outcome(process.returncode, settings.output, time.monotonic() - started)
 
 
+def _empty(folder: Path) -> None:
+    """All goes but the lock, which keeps out whoever comes now."""
+    with lock(folder):
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+
+
 def command(settings: RunSettings, ranks: int, script: Path, port: int) -> list[str]:
     """The ``deepspeed`` command line of a run."""
     beside = Path(sys.executable).with_name("deepspeed")
     launcher = str(beside) if beside.is_file() else shutil.which("deepspeed") or "deepspeed"
     options = ["--log_level", "error", "--num_gpus", str(ranks), "--master_port", str(port)]
     return [launcher, *options, str(script), *command_line.arguments(settings)]
-
-
-def _environment(processes: int) -> dict[str, str]:
-    # More threads than cores let OpenMP spin against itself: measured ten times slower.
-    threads = max(1, (os.cpu_count() or 1) // processes)
-    return {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", **os.environ}
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def _wait(
@@ -117,5 +118,5 @@ def _wait(
 def _outcome(status: int, output: Path, seconds: float) -> Outcome:
     if status == 0 and summary.read(output) is not None:
         return Outcome("finished", seconds)
-    tail = "\n".join((output / LOG).read_text(errors="replace").splitlines()[-25:])
+    tail = launching.tail(output / LOG, 25)
     return Outcome("diverged" if status == DivergedError.exit_status else "failed", seconds, tail)

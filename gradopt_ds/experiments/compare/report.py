@@ -1,40 +1,33 @@
 """The results of a comparison as JSON, CSV and tables."""
 
-import csv
-import io
-import json
-import os
-import platform
-import shlex
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
+from gradopt_ds.experiments.common import provenance, tables
+from gradopt_ds.experiments.common.tables import Column, Table
 from gradopt_ds.experiments.compare.comparison import Point, Result, shown
 from gradopt_ds.experiments.pretrain import metrics, summary
 
 Group = dict[str, Any]
 
-COLUMNS = {
-    "optimizer": "optimizer",
-    "setting": "setting",
-    "seeds": "seeds",
-    "steps": "steps",
-    "validation_loss": "val. loss",
-    "spread": "± std",
-    "state_mib_per_rank": "state MiB",
-    "seconds_per_step": "s/step",
-    "training_seconds": "train s",
-    "status": "status",
-}
+COLUMNS = (
+    Column("optimizer", "optimizer", left=True),
+    Column("setting", "setting", left=True),
+    Column("seeds", "seeds"),
+    Column("steps", "steps"),
+    Column("validation_loss", "val. loss", ".3f"),
+    Column("spread", "± std", ".3f"),
+    Column("state_mib_per_rank", "state MiB", ".3f"),
+    Column("seconds_per_step", "s/step", ".3f"),
+    Column("training_seconds", "train s", ".3f"),
+    Column("status", "status", left=True),
+)
 
 
 def gather(results: Sequence[Result]) -> list[Group]:
-    """One group per optimizer and grid point, its numbers averaged over the seeds.
+    """Make one group per optimizer and grid point, its numbers averaged over the seeds.
 
     ``validation_loss`` is the loss after the last step in nats per token. A group in which a seed
     did not finish has no numbers. ``best`` marks each optimizer's lowest loss.
@@ -57,15 +50,15 @@ def _group(name: str, point: Point, results: Sequence[Result]) -> Group:
         "setting": ", ".join(f"{key.rpartition('.')[2]}={shown(value)}" for key, value in point),
         "point": dict(point),
         "seeds": len(results),
-        "status": next((one for one in statuses if one in ("failed", "diverged")), statuses[0]),
+        "status": next((s for s in statuses if s in ("failed", "diverged")), statuses[0]),
         "best": False,
     }
     if group["status"] in ("failed", "diverged"):
         return group
     outputs = [result.member.settings.output for result in results]
-    facts = [one for one in map(summary.read, outputs) if one is not None]
-    losses = [one["final_validation_loss"] for one in facts]
-    held = [max(one["optimizer_state_bytes_per_rank"]) for one in facts]
+    facts = [run for run in map(summary.read, outputs) if run is not None]
+    losses = [run["final_validation_loss"] for run in facts]
+    held = [max(run["optimizer_state_bytes_per_rank"]) for run in facts]
     return group | {
         "type": facts[0]["optimizer"],
         "params": facts[0]["optimizer_params"],
@@ -79,11 +72,11 @@ def _group(name: str, point: Point, results: Sequence[Result]) -> Group:
         "spread": statistics.stdev(losses) if len(losses) > 1 else None,
         "state_bytes_per_rank": max(held),
         "state_mib_per_rank": max(held) / 2**20,
-        "seconds_per_step": statistics.mean(one["seconds_per_step"] for one in facts),
-        "training_seconds": statistics.mean(one["training_seconds"] for one in facts),
+        "seconds_per_step": statistics.mean(run["seconds_per_step"] for run in facts),
+        "training_seconds": statistics.mean(run["training_seconds"] for run in facts),
         "wall_seconds": [result.outcome.seconds for result in results],
         "curve": _curve(outputs),
-        "commands": [one["command"] for one in facts],
+        "commands": [run["command"] for run in facts],
     }
 
 
@@ -100,53 +93,29 @@ def _curve(outputs: Sequence[Path]) -> dict[str, list[float]]:
     }
 
 
-def table(groups: Sequence[Group]) -> Table:
-    """The table for the terminal."""
-    result = Table(title="validation loss in nats per token; optimizer state held per rank")
-    keys = _columns(groups)
-    for key in keys:
-        left = key in ("optimizer", "setting", "status")
-        result.add_column(COLUMNS[key], justify="left" if left else "right", no_wrap=left)
-    several = any(group["setting"] for group in groups)
-    for group in groups:
-        style = "bold" if several and group["best"] else None
-        result.add_row(*(_cell(group.get(key)) for key in keys), style=style)
-    return result
-
-
-def markdown(groups: Sequence[Group]) -> str:
-    """The same table for a document."""
-    keys = _columns(groups)
-    lines = [
-        "| " + " | ".join(COLUMNS[key] for key in keys) + " |",
-        "|" + "---|" * len(keys),
-        *("| " + " | ".join(_cell(group.get(key)) for key in keys) + " |" for group in groups),
+def make_table(groups: Sequence[Group]) -> Table:
+    """Describe the groups as a table, without the columns in which nothing would stand."""
+    columns = [
+        column
+        for column in COLUMNS
+        if any(group.get(column.key) not in (None, "") for group in groups)
     ]
-    return "\n".join(lines) + "\n"
+    title = "validation loss in nats per token; optimizer state held per rank"
+    return Table(columns, groups, title)
 
 
-def _columns(groups: Sequence[Group]) -> list[str]:
-    empty = {key for key in COLUMNS if all(group.get(key) in (None, "") for group in groups)}
-    return [key for key in COLUMNS if key not in empty]
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+def best(groups: Sequence[Group]) -> list[int]:
+    """Number the best group of every optimizer, where a grid has given it several."""
+    if not any(group["setting"] for group in groups):
+        return []
+    return [number for number, group in enumerate(groups) if group["best"]]
 
 
 def write(groups: Sequence[Group], directory: Path) -> None:
-    """Writes ``comparison.json``, ``.csv`` and ``.md``."""
-    told = {
-        "command": shlex.join([os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
-        "machine": {"cpus": os.cpu_count(), "platform": platform.platform()},
-        "groups": groups,
-    }
-    (directory / "comparison.json").write_text(json.dumps(told, indent=2) + "\n")
-    (directory / "comparison.md").write_text(markdown(groups))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(COLUMNS), extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(groups)
-    (directory / "comparison.csv").write_text(text.getvalue())
+    """Write ``comparison.json``, ``.csv`` and ``.md``.
+
+    The CSV always has all columns, so that files of several comparisons can be joined.
+    """
+    provenance.write_json(directory / "comparison.json", {"groups": groups})
+    tables.write(make_table(groups), directory / "comparison")
+    (directory / "comparison.csv").write_text(tables.csv_text(Table(COLUMNS, groups)))

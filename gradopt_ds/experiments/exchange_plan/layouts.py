@@ -27,9 +27,13 @@ def matrices_of(model: nn.Module, include: Sequence[str] = ()) -> dict[Matrix, t
         ValueError: a pattern matches nothing, or a parameter that is not 2-D.
     """
     return {
-        Matrix(one.name, sum(block.rows for block in one.blocks), one.blocks[0].columns): one.blocks
-        for one in assign_rules(model, include).values()
-        if one.rule == MATRIX
+        Matrix(
+            assignment.name,
+            sum(block.rows for block in assignment.blocks),
+            assignment.blocks[0].columns,
+        ): assignment.blocks
+        for assignment in assign_rules(model, include).values()
+        if assignment.rule == MATRIX
     }
 
 

@@ -1,4 +1,4 @@
-"""What a plan on paper may be told."""
+"""The settings of a plan on paper."""
 
 import json
 from inspect import signature

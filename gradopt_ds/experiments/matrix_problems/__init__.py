@@ -1,1 +1,1 @@
-"""Three matrix problems on which optimizers can be told apart (scripts/matrix_problems.py)."""
+"""Three matrix problems that show how optimizers differ (``scripts/matrix_problems.py``)."""

@@ -75,7 +75,7 @@ class Quadratic(Problem):
 
     def smoothness(self) -> float:
         """The Lipschitz constant L of the gradient, ``||A||^2 ||B||^2``."""
-        norms = (torch.linalg.matrix_norm(one.double(), 2) for one in (self.a, self.b))
+        norms = (torch.linalg.matrix_norm(factor.double(), 2) for factor in (self.a, self.b))
         return float(torch.stack(list(norms)).prod() ** 2)
 
 
@@ -162,8 +162,10 @@ class Completion(Problem):
 
     def residual(self) -> float:
         """``||XY^T - M||_F / ||M||_F``, over the entries that were not seen as well."""
-        left, right = (one.detach() for one in self.parameters)
+        left, right = (factor.detach() for factor in self.parameters)
         return float((left @ right.mT - self.target).norm() / self.target.norm())
 
 
-PROBLEMS: dict[str, type[Problem]] = {one.name: one for one in (Quadratic, Logistic, Completion)}
+PROBLEMS: dict[str, type[Problem]] = {
+    problem.name: problem for problem in (Quadratic, Logistic, Completion)
+}

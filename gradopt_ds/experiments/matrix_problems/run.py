@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import StepLR
 
-from gradopt_ds.experiments.matrix_problems.contenders import CONTENDERS
+from gradopt_ds.experiments.matrix_problems.optimizers import OPTIMIZERS
 from gradopt_ds.experiments.matrix_problems.problems import PROBLEMS
 
 TRACED = 100
@@ -63,11 +63,11 @@ class Trace:
 
 
 def tasks(problems: Sequence[str], steps: int | None) -> list[Task]:
-    """Every contender of the problems, with constant and with decayed steps."""
+    """List every optimizer of the problems, with constant and with decayed steps."""
     return [
         Task(problem, optimizer, decayed, steps or PROBLEMS[problem].steps)
         for problem in problems
-        for optimizer in CONTENDERS[problem]
+        for optimizer in OPTIMIZERS[problem]
         for decayed in (False, True)
     ]
 
@@ -104,7 +104,7 @@ def run(task: Task, reports: Any) -> Trace:
     torch.set_num_threads(1)
     started = time.process_time()
     problem = PROBLEMS[task.problem]()
-    optimizer = CONTENDERS[task.problem][task.optimizer](problem.parameters)
+    optimizer = OPTIMIZERS[task.problem][task.optimizer](problem.parameters)
     interval, factor = problem.decay
     schedule = StepLR(optimizer, interval, factor if task.decayed else 1.0)
     every = max(1, task.steps // TRACED)

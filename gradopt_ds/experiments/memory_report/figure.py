@@ -1,15 +1,9 @@
-"""The picture of an estimate: what fills the memory at its peak, one bar per optimizer."""
+"""The figure of an estimate: what fills the memory at its peak, one bar per optimizer."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # a file is wanted, and servers have no screen
-
-from matplotlib import pyplot as plt
-from matplotlib.patches import Rectangle
-
+from gradopt_ds.experiments.common import figures
 from gradopt_ds.experiments.memory_report.report import GIB, Row
 
 HELD = ("weights", "masters", "state_matrix", "state_aux", "buffers")
@@ -33,8 +27,11 @@ COLORS = {
 
 
 def draw(rows: Sequence[Row], title: str, path: Path) -> None:
-    """Stacked bars, GiB. ``rest`` is the logits in the backward pass, or copies of gradients."""
-    figure, axes = plt.subplots(figsize=(10, 1.2 + 0.5 * len(rows)))
+    """Draw stacked bars, GiB.
+
+    ``rest`` is the logits in the backward pass, or copies of gradients in the step.
+    """
+    figure, (axes,) = figures.panels(1, size=(10, 1.2 + 0.5 * len(rows)))
     for row in rows:
         parts = {key: row[key] for key in (*HELD, *PASSING[row["peak"]])}
         parts["rest"] = row["total"] - sum(parts.values())
@@ -43,15 +40,12 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
             axes.barh(row["optimizer"], size / GIB, left=left, color=COLORS[key])
             left += size / GIB
         axes.text(left, row["optimizer"], f" {left:.1f}", va="center")
-    handles = [Rectangle((0, 0), 1, 1, color=color) for color in COLORS.values()]
-    axes.legend(
-        handles, [key.replace("_", " ") for key in COLORS], loc="center left",
-        bbox_to_anchor=(1.02, 0.5), fontsize=8,
-    )  # fmt: skip
+    for key, color in COLORS.items():
+        # Bars without length, for the legend: no single optimizer shows every colour.
+        axes.barh(rows[0]["optimizer"], 0, color=color, label=key.replace("_", " "))
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.1)
     axes.set(xlabel="GiB per rank at the peak", title=title)
-    axes.grid(axis="x", alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    axes.grid(axis="y", visible=False)
+    figures.save(figure, path)

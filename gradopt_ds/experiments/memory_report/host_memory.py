@@ -1,6 +1,6 @@
-"""Is there room? Asked before a measurement, and watched during it.
+"""Is there enough memory? Checked before a measurement, and watched during it.
 
-A process that fills the memory of a machine is not told so: the system kills it, or another one.
+A process that fills the memory of a machine gets no error: the system kills it, or another one.
 """
 
 import os
@@ -19,7 +19,7 @@ IMPORTS = 800 * 2**20
 SHARE = 0.95
 """Of what is available; the rest is for what nobody foresees."""
 INTERVAL = 0.05  # seconds
-OUT_OF_ROOM = 3
+OUT_OF_MEMORY = 3
 MEMINFO = Path("/proc/meminfo")
 
 
@@ -74,5 +74,5 @@ def _watch(most: int) -> None:
                 file=sys.stderr,
                 flush=True,
             )
-            os._exit(OUT_OF_ROOM)
+            os._exit(OUT_OF_MEMORY)
         time.sleep(INTERVAL)

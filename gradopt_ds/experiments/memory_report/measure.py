@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from gradopt_ds.experiments.common import models
-from gradopt_ds.experiments.common.local_ranks import run_ranks
+from gradopt_ds.experiments.common.launching import run_ranks
 from gradopt_ds.experiments.memory_report import host_memory
 from gradopt_ds.experiments.memory_report.report import Row
 from gradopt_ds.experiments.memory_report.settings import MeasureSettings
@@ -27,18 +27,18 @@ CATEGORIES: dict[str, tuple[Callable[[Estimate], int], tuple[str, str]]] = {
 def measure(
     settings: MeasureSettings, watch: Callable[[str], None]
 ) -> tuple[list[Row], dict[str, Any], list[str]]:
-    """Every optimizer in fresh processes, unless it would not fit.
+    """Measure every optimizer in fresh processes, unless it would not fit.
 
     Returns:
-        A row per optimizer, rank and category; by optimizer everything that its ranks found; and
+        A row per optimizer, rank and category; by optimizer everything that its ranks measured; and
         why others were not run.
 
     Raises:
-        gradopt_ds.experiments.common.local_ranks.RanksError: a rank failed.
+        gradopt_ds.experiments.common.launching.RanksError: a rank failed.
     """
     model = models.on_meta(models.model_config(settings.model, None, settings.sequence_length))
     rows: list[Row] = []
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     refused = []
     for name, block in settings.blocks.items():
         try:
@@ -54,31 +54,31 @@ def measure(
         )
         log = settings.output / f"{name.replace(': ', '_')}.log"
         ranks = run_ranks(MODULE, settings.ranks, alone, log, partial(_named, watch, name))
-        found[name] = ranks
-        for rank, one in enumerate(ranks):
-            wanted = estimate(model, block, settings.setup, rank)
-            rows += _rows(name, rank, wanted, one)
-    return rows, found, refused
+        results[name] = ranks
+        for rank, measured in enumerate(ranks):
+            expected = estimate(model, block, settings.setup, rank)
+            rows += _rows(name, rank, expected, measured)
+    return rows, results, refused
 
 
 def _named(watch: Callable[[str], None], name: str, line: str) -> None:
     watch(f"{name}: {line}")
 
 
-def _rows(name: str, rank: int, wanted: Estimate, one: dict[str, Any]) -> list[Row]:
+def _rows(name: str, rank: int, expected: Estimate, measured: dict[str, Any]) -> list[Row]:
     pairs = {
-        category: (expected(wanted), one["moments"][moment][key])
-        for category, (expected, (moment, key)) in CATEGORIES.items()
+        category: (of(expected), measured["moments"][moment][key])
+        for category, (of, (moment, key)) in CATEGORIES.items()
     }
-    pairs["peak"] = (wanted.total, one["training"])
+    pairs["peak"] = (expected.total, measured["training"])
     return [
         {
             "optimizer": name,
             "rank": rank,
             "category": category,
-            "estimated": expected,
+            "estimated": estimated,
             "measured": seen,
-            "difference_percent": 100 * (seen - expected) / expected if expected else None,
+            "difference_percent": 100 * (seen - estimated) / estimated if estimated else None,
         }
-        for category, (expected, seen) in pairs.items()
+        for category, (estimated, seen) in pairs.items()
     ]

@@ -1,4 +1,4 @@
-"""What ``scripts/memory.py`` may be told."""
+"""The settings of ``scripts/memory.py``."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from gradopt_ds.experiments.common.errors import PretrainError
-from gradopt_ds.experiments.pretrain.deepspeed_json import load
+from gradopt_ds.experiments.common.json_file import load
 from gradopt_ds.memory.deepspeed_json import read_setup
 from gradopt_ds.memory.optimizers import BLOCKS
 from gradopt_ds.memory.setup import Setup
@@ -74,15 +74,16 @@ class PaperSettings(BaseModel):
     output: Path = Field(default=Path("runs/memory"), description="directory of the results")
 
 
-def with_json(told: dict[str, Any]) -> dict[str, Any]:
-    """Flags, completed by the DeepSpeed JSON that one of them names.
+def with_json(flags: dict[str, Any]) -> dict[str, Any]:
+    """Complete flags by the DeepSpeed JSON that one of them names.
 
     Raises:
         PretrainError: the JSON cannot be read, or says what cannot be estimated.
     """
-    if told.get("deepspeed_config") is None:
-        return told
+    path = flags.get("deepspeed_config")
+    if path is None:
+        return flags
     try:
-        return {**read_setup(load(told["deepspeed_config"]), told.get("ranks", 1)), **told}
+        return {**read_setup(load(path), flags.get("ranks", 1)), **flags}
     except (ValueError, OSError) as error:
-        raise PretrainError(f"--deepspeed_config {told['deepspeed_config']}: {error}") from None
+        raise PretrainError(f"--deepspeed_config {path}: {error}") from None

@@ -15,23 +15,23 @@ from deepspeed.accelerator import get_accelerator
 import gradopt_ds  # noqa: F401  makes SWAN, PolarGrad, … known to DeepSpeed's JSON
 from gradopt_ds.experiments.common import models
 from gradopt_ds.experiments.common.process_end import end_process
+from gradopt_ds.experiments.common.processes import start_processes
 from gradopt_ds.experiments.memory_report.host_memory import watch_residence
 from gradopt_ds.experiments.memory_report.settings import MeasureSettings
-from gradopt_ds.experiments.pretrain.run import start_processes
 from gradopt_ds.memory.live import existing_tensors
 from gradopt_ds.memory.moments import Moments, peak_bytes, reset_peak, resident_bytes
 
 
 def main() -> None:
-    """Measure the one optimizer of the settings; rank 0 writes what every rank found."""
+    """Measure the one optimizer of the settings; rank 0 writes the results of all ranks."""
     settings = MeasureSettings.model_validate_json(Path(sys.argv[1]).read_text())
     start_processes()
     watch_residence(settings.ranks)
-    found = run(settings)
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, found)
+    own = run(settings)
+    results: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(results, own)
     if dist.get_rank() == 0:
-        Path(sys.argv[2]).write_text(json.dumps(everyone))
+        Path(sys.argv[2]).write_text(json.dumps(results))
     dist.barrier()
     dist.destroy_process_group()
 

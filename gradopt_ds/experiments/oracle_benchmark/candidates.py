@@ -10,11 +10,11 @@ from torch.optim import _muon
 from gradopt_ds.ops import make_oracle
 from gradopt_ds.ops.oracles.newton_schulz import MUON, quintic_flops
 
-YARDSTICK = "newton_schulz 5"
-PEER = "torch.optim.Muon's"
+BASELINE = "newton_schulz 5"
+TORCH_MUON = "torch.optim.Muon's"
 
 SPECS: dict[str, Mapping[str, object]] = {
-    YARDSTICK: {"type": "newton_schulz"},
+    BASELINE: {"type": "newton_schulz"},
     "gram_newton_schulz 5": {"type": "gram_newton_schulz"},
     "cubic 15": {"type": "newton_schulz", "coefficients": [1.5, -0.5, 0.0], "steps": 15},
     "polar_express 5": {"type": "polar_express"},
@@ -51,19 +51,17 @@ class Candidate:
 
 
 def candidates() -> list[Candidate]:
-    """All of them, the yardstick first."""
-    found = []
-    for name, spec in SPECS.items():
-        oracle = make_oracle(spec)
-        found.append(Candidate(name, oracle, oracle.flops))
-    return [*found, Candidate(PEER, torch_muon, _quintic_flops)]
+    """List all of them, the baseline first."""
+    oracles = {name: make_oracle(spec) for name, spec in SPECS.items()}
+    ours = [Candidate(name, oracle, oracle.flops) for name, oracle in oracles.items()]
+    return [*ours, Candidate(TORCH_MUON, torch_muon, _quintic_flops)]
 
 
 def torch_muon(g: Tensor) -> Tensor:
-    """Torch's Newton-Schulz in bfloat16, matrix by matrix, as its optimizer calls it."""
+    """Apply torch's Newton-Schulz in bfloat16, matrix by matrix, as its optimizer calls it."""
     matrices = g.reshape(-1, *g.shape[-2:])
-    found = [_muon._zeropower_via_newtonschulz(one.clone(), MUON, 5, 1e-7) for one in matrices]
-    return torch.stack(found).reshape(g.shape).float()
+    factors = [_muon._zeropower_via_newtonschulz(m.clone(), MUON, 5, 1e-7) for m in matrices]
+    return torch.stack(factors).reshape(g.shape).float()
 
 
 def _quintic_flops(m: int, n: int) -> int:

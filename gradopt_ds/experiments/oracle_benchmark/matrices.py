@@ -24,7 +24,7 @@ SPECTRA = ("gaussian", "condition 1e3", "condition 1e6", "rank-deficient")
 
 @dataclass(frozen=True)
 class Case:
-    """What the oracles are given, and what they should give.
+    """The input of the oracles, and the output that is right.
 
     Attributes:
         shape: a name of the shape.
@@ -51,7 +51,7 @@ pass, and whether an oracle keeps or drops it is no error."""
 def cases(
     shapes: dict[str, tuple[int, ...]], spectra: tuple[str, ...], seed: int = 0
 ) -> Iterator[Case]:
-    """Every shape with every spectrum, one at a time: the large ones fill memory."""
+    """Make every shape with every spectrum, one at a time: large ones fill the memory."""
     for name, shape in shapes.items():
         for spectrum in spectra:
             matrix, rank = matrix_with(spectrum, shape, seed)
@@ -59,14 +59,14 @@ def cases(
 
 
 def case(shape: str, spectrum: str, matrix: Tensor, rank: int | None = None) -> Case:
-    """A matrix with the truth about it, from a float64 SVD of its float32 entries."""
+    """Make a matrix with the truth about it, from a float64 SVD of its float32 entries."""
     u, sigma, vt = torch.linalg.svd(matrix.double(), full_matrices=False)
     truth = u[..., :rank] @ vt[..., :rank, :]
     return Case(shape, spectrum, matrix, truth, sigma[..., :rank].sum(-1))
 
 
 def gradient_case(shape: str, matrix: Tensor) -> Case:
-    """A captured gradient; the truth is null on directions that float32 does not resolve."""
+    """Make the case of a gradient; the truth is null where float32 resolves no direction."""
     u, sigma, vt = torch.linalg.svd(matrix.double(), full_matrices=False)
     kept = sigma > RESOLVED * sigma[..., :1]
     truth = (u * kept.unsqueeze(-2)) @ vt
@@ -74,7 +74,7 @@ def gradient_case(shape: str, matrix: Tensor) -> Case:
 
 
 def matrix_with(spectrum: str, shape: tuple[int, ...], seed: int) -> tuple[Tensor, int]:
-    """A float64 matrix and its rank."""
+    """Make a float64 matrix; return it with its rank."""
     generator = torch.Generator().manual_seed(seed)
 
     def gaussian(*size: int) -> Tensor:

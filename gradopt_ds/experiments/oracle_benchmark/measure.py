@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradopt_ds.experiments.oracle_benchmark.candidates import YARDSTICK, Candidate
+from gradopt_ds.experiments.oracle_benchmark.candidates import BASELINE, Candidate
 from gradopt_ds.experiments.oracle_benchmark.matrices import Case
 from gradopt_ds.ops import nuclear_norm
 
@@ -27,7 +27,7 @@ class Row:
         direction: ``||U - truth||_F / ||truth||_F``; of a gradient on what float32 resolves.
         nuclear: ``<G, U> / ||G||_* - 1``, the largest in size of a batch.
         seconds: median time.
-        relative: time over the yardstick's.
+        relative: time over the baseline's.
         flops: operations.
     """
 
@@ -59,11 +59,11 @@ def measure(
     """Run every candidate on a case, ``rounds`` times in turns.
 
     Candidates that would take longer than ``longest`` seconds a run, by their operations and the
-    yardstick's rate, are left out.
+    baseline's rate, are left out.
 
     Args:
         case: the matrix and the truth about it.
-        candidates: the yardstick first.
+        candidates: the baseline first.
         rounds: number of times; the median counts.
         longest: seconds.
         device: where to compute.
@@ -72,38 +72,38 @@ def measure(
     matrix = case.matrix.to(device)
     m, n = matrix.shape[-2:]
     many = matrix[..., 0, 0].numel()
-    yardstick = candidates[0]
-    assert yardstick.name == YARDSTICK
-    _, pace = timed(yardstick.run, matrix)
-    pace = min(pace, timed(yardstick.run, matrix)[1]) / yardstick.flops(m, n)
-    chosen = [one for one in candidates if one.flops(m, n) * pace <= longest]
+    baseline = candidates[0]
+    assert baseline.name == BASELINE
+    _, pace = timed(baseline.run, matrix)
+    pace = min(pace, timed(baseline.run, matrix)[1]) / baseline.flops(m, n)
+    chosen = [candidate for candidate in candidates if candidate.flops(m, n) * pace <= longest]
     errors = {}
-    seconds: dict[str, list[float]] = {one.name: [] for one in chosen}
+    seconds: dict[str, list[float]] = {candidate.name: [] for candidate in chosen}
     for round_ in range(rounds):
-        for one in chosen:
-            progress(one.name)
-            u, spent = timed(one.run, matrix)
-            seconds[one.name].append(spent)
+        for candidate in chosen:
+            progress(candidate.name)
+            u, spent = timed(candidate.run, matrix)
+            seconds[candidate.name].append(spent)
             if round_ == 0:
-                errors[one.name] = deviations(u.cpu(), case)
-    unit = statistics.median(seconds[YARDSTICK])
+                errors[candidate.name] = deviations(u.cpu(), case)
+    unit = statistics.median(seconds[BASELINE])
     return [
         Row(
             case.shape,
             "x".join(map(str, matrix.shape)),
             case.spectrum,
-            one.name,
-            *errors[one.name],
-            seconds=statistics.median(seconds[one.name]),
-            relative=statistics.median(seconds[one.name]) / unit,
-            flops=many * one.flops(m, n),
+            candidate.name,
+            *errors[candidate.name],
+            seconds=statistics.median(seconds[candidate.name]),
+            relative=statistics.median(seconds[candidate.name]) / unit,
+            flops=many * candidate.flops(m, n),
         )
-        for one in chosen
+        for candidate in chosen
     ]
 
 
 def deviations(u: Tensor, case: Case) -> tuple[float, float, float]:
-    """Orthogonality, direction and nuclear-norm errors of a computed polar factor."""
+    """Compute orthogonality, direction and nuclear-norm errors of a polar factor."""
     u, truth = u.double(), case.truth
     if u.shape[-2] > u.shape[-1]:
         u, truth = u.mT, truth.mT
@@ -121,7 +121,7 @@ def deviations(u: Tensor, case: Case) -> tuple[float, float, float]:
 
 
 def timed(run: Callable[[Tensor], Tensor], matrix: Tensor) -> tuple[Tensor, float]:
-    """The result and its time, by the device's own clock where it has one."""
+    """Return the result and its time, by the device's own clock where it has one."""
     if matrix.device.type != "cuda":
         started = time.perf_counter()
         result = run(matrix)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from gradopt_ds.experiments.oracle_benchmark.candidates import YARDSTICK
+from gradopt_ds.experiments.oracle_benchmark.candidates import BASELINE
 from gradopt_ds.experiments.oracle_benchmark.measure import Row
 
 
@@ -15,13 +15,13 @@ def totals(parts: Sequence[Row], model: str) -> list[Row]:
     by_oracle: dict[str, list[Row]] = {}
     for row in parts:
         by_oracle.setdefault(row.oracle, []).append(row)
-    unit = sum(row.seconds for row in by_oracle[YARDSTICK])
-    found = []
+    unit = sum(row.seconds for row in by_oracle[BASELINE])
+    sums = []
     for oracle, rows in by_oracle.items():
         if {row.size for row in rows} != shapes:
             continue
         seconds = sum(row.seconds for row in rows)
-        found.append(
+        sums.append(
             Row(
                 f"{model}, all matrices",
                 " + ".join(row.size for row in rows),
@@ -35,4 +35,4 @@ def totals(parts: Sequence[Row], model: str) -> list[Row]:
                 flops=sum(row.flops for row in rows),
             )
         )
-    return found
+    return sums

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from gradopt_ds.experiments.common.local_ranks import run_ranks
+from gradopt_ds.experiments.common.launching import run_ranks
 from gradopt_ds.experiments.step_benchmark.settings import BenchSettings
 
 LOG = "log.txt"
@@ -14,10 +14,10 @@ def launch(settings: BenchSettings, watch: Callable[[str], None]) -> list[dict[s
 
     Args:
         settings: of the benchmark.
-        watch: called with each line that tells how far it is.
+        watch: called with each line that says how far the benchmark is.
 
     Raises:
-        gradopt_ds.experiments.common.local_ranks.RanksError: a rank failed.
+        gradopt_ds.experiments.common.launching.RanksError: a rank failed.
     """
     log = settings.output / LOG
     return run_ranks(

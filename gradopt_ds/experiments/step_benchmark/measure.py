@@ -1,4 +1,4 @@
-"""One visit to one optimizer: build its engine, warm up, time steps, count what one step does."""
+"""Measure one optimizer: build its engine, warm up, time steps, count what one step does."""
 
 import gc
 from dataclasses import asdict, dataclass, field
@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from gradopt_ds.experiments.common import models
 from gradopt_ds.experiments.step_benchmark.collectives import CollectiveCounter
-from gradopt_ds.experiments.step_benchmark.contenders import Contender
+from gradopt_ds.experiments.step_benchmark.optimizers import Candidate
 from gradopt_ds.experiments.step_benchmark.settings import BenchSettings
 from gradopt_ds.experiments.step_benchmark.stopwatch import Stopwatch
 from gradopt_ds.integration.zero.attributes import BUCKETS, MUON_METHODS
@@ -44,8 +44,8 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Visit:
-    """What a visit brought home, one entry per timed step.
+class Measurement:
+    """One entry per timed step.
 
     Attributes:
         backward: milliseconds of ``engine.backward`` on the slowest rank.
@@ -60,35 +60,35 @@ class Visit:
     counts: list[dict[str, Any]] = field(default_factory=list)
 
 
-def visit(contender: Contender, settings: BenchSettings, count: bool) -> Visit:
-    """Visit an optimizer. Collective.
+def measure(candidate: Candidate, settings: BenchSettings, count: bool) -> Measurement:
+    """Measure an optimizer. Collective.
 
     Args:
-        contender: what to build.
+        candidate: what to build.
         settings: of the benchmark.
         count: whether to count in one more step.
     """
-    engine = _build(contender, settings)
+    engine = _build(candidate, settings)
     tokens = _tokens(engine.module.config.vocab_size, settings.tokens, engine.device)
-    found = Visit()
+    measured = Measurement()
     _step(engine, tokens)
     for _ in range(settings.steps):
         loss, (backward, total) = _step(engine, tokens)
-        found.backward.append(backward)
-        found.total.append(total)
-        found.losses.append(loss)
+        measured.backward.append(backward)
+        measured.total.append(total)
+        measured.losses.append(loss)
     if count:
-        found.counts.extend(_gathered(_counted(engine, tokens, settings.stage)))
+        measured.counts.extend(_gathered(_counted(engine, tokens, settings.stage)))
     _release(engine)
-    return found
+    return measured
 
 
-def _build(contender: Contender, settings: BenchSettings) -> Any:
+def _build(candidate: Candidate, settings: BenchSettings) -> Any:
     model = models.build(models.model_config(settings.model, None, settings.tokens), seed=0)
     engine, *_ = deepspeed.initialize(
         model=model,
         model_parameters=model.parameters(),
-        config=contender.config(settings.stage, settings.precision),
+        config=candidate.config(settings.stage, settings.precision),
     )
     return engine
 
@@ -136,10 +136,10 @@ def _counted(engine: Any, tokens: torch.Tensor, stage: int) -> Counts:
 
 
 def _release(engine: Any) -> None:
-    """Make room for the next engine. This one must not be used again.
+    """Free the engine's memory for the next one. This one must not be used again.
 
-    At stage 3 an engine stays when nobody has it any more: autograd's hooks hold what they are
-    hooked to, where Python cannot see it. So its tensors are emptied.
+    At stage 3 deleting the engine does not free it: autograd's hooks hold references that Python's
+    garbage collector cannot see. So the tensors' storages are emptied.
     """
     optimizer, parameters = engine.optimizer, list(engine.module.parameters())
     engine.destroy()

@@ -1,11 +1,11 @@
-"""What a benchmark of the optimizer step may be told."""
+"""The settings of a benchmark of the optimizer step."""
 
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from gradopt_ds.experiments.step_benchmark.contenders import BASELINE, NAMES
+from gradopt_ds.experiments.step_benchmark.optimizers import BASELINE, NAMES
 
 
 class BenchSettings(BaseModel):
@@ -17,7 +17,7 @@ class BenchSettings(BaseModel):
     stage: int = Field(default=3, ge=1, le=3, description="ZeRO stage: 1, 2 or 3")
     ranks: int = Field(default=2, ge=1, description="local ranks, and devices where there are any")
     optimizers: str = Field(
-        default="AdamW,DeepSpeedMuon,Muon,SWAN,PolarGrad",
+        default="AdamW,DeepSpeedMuon,MatrixMuon,SWAN,PolarGrad",
         description=f"comma-separated, {BASELINE} among them; known are {', '.join(NAMES)}",
     )
     oracle: Literal["newton_schulz", "gram_newton_schulz"] | None = Field(
@@ -25,8 +25,8 @@ class BenchSettings(BaseModel):
     )
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of the weights")
     tokens: int = Field(default=32, ge=2, description="tokens of the one sequence per rank")
-    repeats: int = Field(default=5, ge=1, description="rounds; each visits every optimizer once")
-    steps: int = Field(default=2, ge=1, description="timed steps of a visit, after one warm-up")
+    repeats: int = Field(default=5, ge=1, description="rounds; each measures every optimizer once")
+    steps: int = Field(default=2, ge=1, description="timed steps of a round, after one warm-up")
     output: Path = Field(default=Path("runs/bench_step"), description="directory of the results")
 
     @field_validator("optimizers")

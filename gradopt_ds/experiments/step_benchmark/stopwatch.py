@@ -22,7 +22,7 @@ class Stopwatch:
         self.mark()
 
     def mark(self) -> None:
-        """The end of one part and the beginning of the next."""
+        """End one part and begin the next."""
         if self._device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)
             event.record()
@@ -31,7 +31,7 @@ class Stopwatch:
             self._marks.append(time.perf_counter())
 
     def milliseconds(self) -> list[float]:
-        """From the start to each mark, on the slowest rank of all."""
+        """Return the times from the start to each mark, on the slowest rank of all."""
         start, *ends = self._marks
         if isinstance(start, torch.cuda.Event):
             torch.cuda.synchronize(self._device)

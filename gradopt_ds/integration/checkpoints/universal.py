@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -75,11 +76,9 @@ def convert(source: Path, target: Path) -> None:
     (target.parent / "latest_universal").write_text(target.name)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m gradopt_ds.integration.checkpoints.universal", description=__doc__
-    )
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Convert by command line; the exit status is 1 where that is impossible."""
+    parser = argparse.ArgumentParser(prog="gradopt-ds convert", description=__doc__)
     parser.add_argument(
         "source", type=Path, help="a checkpoint's folder, such as run/global_step100"
     )
@@ -88,8 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         convert(chosen.source, chosen.target)
     except (ValueError, OSError) as error:
-        parser.exit(1, f"{error}\n")
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     print(f"wrote {chosen.target}, and {chosen.target.parent / 'latest_universal'} names it")
+    return 0
 
 
 def _rank_files(source: Path) -> list[str]:
@@ -157,7 +158,3 @@ def _write_model_files(source: Path, target: Path) -> None:
     state = {**_loaded(file), "module": {}, FROZEN_PARAM_FRAGMENTS: None}
     for name in MODEL_FILES:
         torch.save(state, target / name)
-
-
-if __name__ == "__main__":
-    main()

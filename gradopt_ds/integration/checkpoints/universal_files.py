@@ -17,7 +17,7 @@ SHARED = (*LOSS_SCALE, CLIP_GRAD)
 CONTENTS = "contents"
 """Among what the parameters share: name → the keys that were written for it."""
 
-CONVERT = "python -m gradopt_ds.integration.checkpoints.universal IN OUT"
+CONVERT = "gradopt-ds convert IN OUT"
 
 
 def write_parameter(folder: Path, name: str, state: State) -> None:

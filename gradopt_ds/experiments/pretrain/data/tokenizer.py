@@ -9,7 +9,7 @@ import deepspeed.comm as dist
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from gradopt_ds.experiments.common.errors import PretrainError
+from gradopt_ds.experiments.common.errors import PretrainError, reason
 from gradopt_ds.experiments.pretrain.data.documents import TrainingDocuments
 from gradopt_ds.experiments.pretrain.settings import RunSettings
 
@@ -23,22 +23,25 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase) -> int:
     return -(-len(tokenizer) // _ROUND_TO) * _ROUND_TO
 
 
-def load(settings: RunSettings) -> PreTrainedTokenizerBase:
-    """The tokenizer of a run, the same on all ranks. Collective: every rank calls it.
+def load(settings: RunSettings, rank: int, ranks: int) -> PreTrainedTokenizerBase:
+    """Load or train the tokenizer of a run, the same on all ranks.
+
+    Collective: every one of ``ranks`` ranks calls it. One rank needs no process group.
 
     Raises:
         PretrainError: the path or name cannot be loaded, or its tokenizer ends no text.
     """
     if settings.tokenizer is None:
         # The text travels, not the path: other hosts need not share the cache directory.
-        told = [_trained(settings) if dist.get_rank() == 0 else None]
-        dist.broadcast_object_list(told, src=0)
-        assert told[0] is not None
-        return wrap(told[0])
+        trained = [_trained(settings) if rank == 0 else None]
+        if ranks > 1:
+            dist.broadcast_object_list(trained, src=0)
+        assert trained[0] is not None
+        return wrap(trained[0])
     try:
         tokenizer = AutoTokenizer.from_pretrained(settings.tokenizer)
-    except (OSError, ValueError) as error:
-        raise PretrainError(f"--tokenizer {settings.tokenizer}: {error}") from None
+    except Exception as error:  # broken files end in errors of many types
+        raise PretrainError(f"--tokenizer {settings.tokenizer}: {reason(error)}") from error
     if tokenizer.eos_token_id is None:
         raise PretrainError(
             f"--tokenizer {settings.tokenizer} has no eos_token, which parts documents: choose "

@@ -110,6 +110,17 @@ def test_only_the_same_settings_are_reused(tmp_path: Path) -> None:
     assert not finished_before(other, 2)
 
 
+def test_a_run_whose_data_has_changed_is_not_reused(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("to be or not to be")
+    told = {**MODEL, "data": str(text)}
+    (member,) = comparison.members([ADAM], told, [0], [], tmp_path)
+    finish(member, 5.0)
+    assert finished_before(member.settings, 2)
+    text.write_text("to be or not to me")
+    assert not finished_before(member.settings, 2)
+
+
 def test_jobs_run_side_by_side_and_an_interrupt_ends_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,4 +171,5 @@ def test_the_report_averages_marks_the_best_and_survives_failures(tmp_path: Path
     assert len(told["groups"]) == 4
     assert (tmp_path / "comparison.csv").read_text().count("\n") == 5
     assert "| swan | lr=2 |" in (tmp_path / "comparison.md").read_text()
-    assert report.table(groups).row_count == 4
+    assert len(report.make_table(groups).rows) == 4
+    assert report.best(groups) == [1, 2]

@@ -101,7 +101,14 @@ def test_the_command_prints_and_writes(tmp_path: Path) -> None:
     assert "imbalance" in done.stdout and "352 x 128" in done.stdout
     told = json.loads((tmp_path / "plan.json").read_text())
     assert [row["rank"] for row in told["ranks"]] == [0, 1, 2]
+    assert told["machine"]["cores"] and told["command"].endswith(str(tmp_path))
     assert (tmp_path / "plan.csv").read_text().startswith("rank,matrices,flops,sent,peak\n")
+    head = "| rank | matrices owned | oracle GFLOP | sent MB | peak workspace MB |\n"
+    assert (tmp_path / "plan.md").read_text().startswith(head)
+    # Of tiny's four layers: q, k, v, o; gate, up; down.
+    assert (tmp_path / "shapes.csv").read_text() == (
+        "shape,local,owner,gram\n128 x 352,0,4,0\n352 x 128,0,8,0\n128 x 128,0,16,0\n"
+    )
     wrong = subprocess.run([*command[:3], "none"], capture_output=True, text=True)
     assert wrong.returncode == 2
     assert "not one of 1.3b, 130m" in wrong.stderr

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gradopt_ds.experiments.matrix_problems import report
-from gradopt_ds.experiments.matrix_problems.contenders import CONTENDERS, AlternatingGD
+from gradopt_ds.experiments.matrix_problems.optimizers import OPTIMIZERS, AlternatingGD
 from gradopt_ds.experiments.matrix_problems.problems import (
     PROBLEMS,
     Completion,
@@ -66,7 +66,7 @@ def test_completion_sees_a_share_of_the_entries() -> None:
 
 
 def test_the_seed_decides() -> None:
-    """Two contenders start from the same place."""
+    """Two optimizers start from the same place."""
     for build in (lambda: Quadratic(5, 4, 6, 7), lambda: Completion(8, 9)):
         for one, other in zip(build().parameters, build().parameters, strict=True):
             assert torch.equal(one, other)
@@ -84,9 +84,9 @@ def test_alternating_descent_moves_one_at_a_time() -> None:
         assert moved == [turn % 2 == 0, turn % 2 == 1]
 
 
-def test_every_contender_of_every_problem_twice() -> None:
+def test_every_optimizer_of_every_problem_twice() -> None:
     wanted = tasks(list(PROBLEMS), None)
-    assert len(wanted) == 2 * sum(len(CONTENDERS[problem]) for problem in PROBLEMS)
+    assert len(wanted) == 2 * sum(len(OPTIMIZERS[problem]) for problem in PROBLEMS)
     assert {task.steps for task in wanted} == {4000, 1500, 1000}
     assert all(task.steps == 7 for task in tasks(["completion"], 7))
 
@@ -103,4 +103,11 @@ def test_completion_ends_as_published(tmp_path: Path) -> None:
     report.write(traces, tmp_path)
     assert len(json.loads((tmp_path / "matrix_problems.json").read_text())["runs"]) == 2
     assert (tmp_path / "completion.png").stat().st_size > 1000
-    assert (tmp_path / "matrix_problems.csv").read_text().count("\n") == 1 + 2 * 126
+    points = (tmp_path / "matrix_problems.csv").read_text().splitlines()
+    assert points[0] == "problem,optimizer,decayed,step,objective,residual,condition,nuclear"
+    assert len(points) == 1 + 2 * 126
+    lowest = min(point.objective for point in traces[1].points)
+    numbers = f"{muon.objective:.2e} | {lowest:.2e} | {muon.residual:.2e} | "
+    last = (tmp_path / "ends.md").read_text().splitlines()[-1]
+    assert last.startswith(f"| completion | Muon | 250 | {numbers}")
+    assert (tmp_path / "ends.csv").read_text().count("\n") == 3

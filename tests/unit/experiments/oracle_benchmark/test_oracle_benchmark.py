@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from gradopt_ds.experiments.oracle_benchmark.candidates import (
-    PEER,
-    YARDSTICK,
+    BASELINE,
+    TORCH_MUON,
     Candidate,
     candidates,
     torch_muon,
@@ -78,13 +78,13 @@ def test_what_takes_too_long_is_left_out() -> None:
     slow = Candidate("slow", oracle, lambda m, n: 10**18)
     rows = measure(
         case("s", "g", gaussian(16, 16)),
-        [Candidate(YARDSTICK, oracle, oracle.flops), slow],
+        [Candidate(BASELINE, oracle, oracle.flops), slow],
         rounds=2,
         longest=5.0,
         device=CPU,
         progress=lambda name: None,
     )
-    assert [row.oracle for row in rows] == [YARDSTICK]
+    assert [row.oracle for row in rows] == [BASELINE]
     assert rows[0].relative == 1 and rows[0].flops == oracle.flops(16, 16)
 
 
@@ -98,7 +98,7 @@ def test_torch_s_newton_schulz_is_the_peer_that_it_is_called() -> None:
 
 
 def test_files_and_totals(tmp_path: Path) -> None:
-    every = [one for one in candidates() if one.name in (YARDSTICK, "adaptive", PEER)]
+    every = [one for one in candidates() if one.name in (BASELINE, "adaptive", TORCH_MUON)]
     rows = [
         row
         for size in ((16, 16), (24, 8))
@@ -114,5 +114,9 @@ def test_files_and_totals(tmp_path: Path) -> None:
     with (tmp_path / "oracles.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 9
     assert len(json.loads((tmp_path / "oracles.json").read_text())["rows"]) == 9
-    assert "| adaptive |" in (tmp_path / "oracles.md").read_text()
+    text = (tmp_path / "oracles.md").read_text()
+    assert "\n## model (2x24x8), gradient\n\n| oracle | orthogonality | direction | " in text
+    row = rows[1]
+    errors = f"{row.orthogonality:.1e} | {row.direction:.1e} | {row.nuclear:+.1e}"
+    assert f"| adaptive | {errors} | {row.relative:.2f} | {row.seconds:.4f} |" in text
     assert (tmp_path / "oracles.png").stat().st_size > 1000

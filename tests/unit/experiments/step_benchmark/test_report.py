@@ -1,43 +1,73 @@
-"""The table from made-up visits."""
+"""The table from made-up measurements."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gradopt_ds.experiments.step_benchmark.contenders import candidates
-from gradopt_ds.experiments.step_benchmark.report import rows
+from gradopt_ds.experiments.step_benchmark.figure import draw
+from gradopt_ds.experiments.step_benchmark.optimizers import candidates
+from gradopt_ds.experiments.step_benchmark.report import make_rows, make_table, write
 from gradopt_ds.experiments.step_benchmark.settings import BenchSettings
 
 
-def visits(backward: list[float], total: list[float], flops: int = 0) -> list[dict[str, Any]]:
+def measurements(backward: list[float], total: list[float], flops: int = 0) -> list[dict[str, Any]]:
     count = {"calls": {"a": 2, "b": 1}, "sent": {"a": 2e6}, "state": 10, "peak": 5, "flops": flops}
     counted = {"backward": backward[:1], "total": total[:1], "counts": [count]}
     return [counted, {"backward": backward[1:], "total": total[1:], "counts": []}]
 
 
-FOUND = [
-    {"optimizer": "AdamW", "visits": visits([10, 12, 11], [20, 22, 21])},
-    {"optimizer": "DeepSpeedMuon", "visits": visits([50, 52, 51], [70, 72, 71])},
-    {"optimizer": "Muon", "visits": visits([10, 10, 10], [30, 31, 99], flops=10**9)},
+RESULTS = [
+    {"optimizer": "AdamW", "measurements": measurements([10, 12, 11], [20, 22, 21])},
+    {"optimizer": "DeepSpeedMuon", "measurements": measurements([50, 52, 51], [70, 72, 71])},
+    {
+        "optimizer": "MatrixMuon",
+        "measurements": measurements([10, 10, 10], [30, 31, 99], flops=10**9),
+    },
 ]
 
 
 def test_a_step_is_everything_but_the_common_backward() -> None:
     """AdamW's median backward, 11, is taken from every median total."""
-    adamw, theirs, ours = rows(FOUND)
+    adamw, theirs, ours = make_rows(RESULTS)
     assert [row["step_ms"] for row in (adamw, theirs, ours)] == [10, 60, 20]
-    assert (ours["to_rival"], ours["to_baseline"], adamw["to_rival"]) == (1 / 3, 2, 1 / 6)
+    assert (ours["to_deepspeed_muon"], ours["to_baseline"], adamw["to_deepspeed_muon"]) == (
+        1 / 3,
+        2,
+        1 / 6,
+    )
     assert (ours["sent_mb"], ours["collectives"]) == (2, 3)
     assert ours["oracle_gflops_per_second"] == pytest.approx(1 / 0.02)
     assert adamw["oracle_gflops_per_second"] is None
 
 
+def test_the_files_say_the_same(tmp_path: Path) -> None:
+    """Numbers for people in the Markdown, all digits in the CSV, everything in the JSON."""
+    settings = BenchSettings(model="x/tiny.json", output=tmp_path)
+    results = [{**result, "setting": ""} for result in RESULTS]
+    table = make_table(make_rows(results), settings)
+    assert table.title == "tiny, ZeRO 3, 2 ranks, fp32: one optimizer step, per rank"
+    write(table, settings)
+    assert (tmp_path / "bench_step.md").read_text().splitlines()[-1] == (
+        "| Muon |  | 20 | 17 | 0.33 | 2.00 | 2.00 | 3 | 0.00 | 0.00 | 50 |"
+    )
+    assert (tmp_path / "bench_step.csv").read_text().splitlines()[2] == (
+        "DeepSpeedMuon,,60,0.5,1.0,6.0,2.0,3,1e-05,5e-06,"
+    )
+    facts = json.loads((tmp_path / "bench_step.json").read_text())
+    assert facts["settings"]["stage"] == 3 and facts["versions"]["torch"]
+    assert [row["step_ms"] for row in facts["optimizers"]] == [10, 60, 20]
+    draw(table.rows, table.title, tmp_path / "bench_step.png")
+    assert (tmp_path / "bench_step.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_without_deepspeeds_muon_there_is_no_ratio_to_it() -> None:
     """Not one to something else."""
-    assert [row["to_rival"] for row in rows(FOUND[::2])] == [None, None]
+    assert [row["to_deepspeed_muon"] for row in make_rows(RESULTS[::2])] == [None, None]
 
 
-@pytest.mark.parametrize("told", ["AdamW,SGD", "Muon,SWAN", "AdamW,Muon,Muon"])
+@pytest.mark.parametrize("told", ["AdamW,SGD", "MatrixMuon,SWAN", "AdamW,MatrixMuon,MatrixMuon"])
 def test_the_optimizers_must_be_known_and_contain_the_baseline(told: str) -> None:
     """Each once."""
     with pytest.raises(ValueError, match="name each optimizer once|unknown SGD"):
@@ -50,7 +80,7 @@ def test_both_muons_compete_with_their_best() -> None:
     assert {one.optimizer["params"]["ns_method"] for one in theirs} == {"gram", "standard"}
     assert not any(one.reduce_scatter for one in theirs)
     assert all(one.reduce_scatter for one in candidates("DeepSpeedMuon", 2, None))
-    ours = [one.optimizer["params"]["base"]["params"] for one in candidates("Muon", 3, None)]
+    ours = [one.optimizer["params"] for one in candidates("MatrixMuon", 3, None)]
     assert [one["oracle"]["steps"] for one in ours] == [5, 5]
-    (chosen,) = candidates("Muon", 3, "newton_schulz")
+    (chosen,) = candidates("MatrixMuon", 3, "newton_schulz")
     assert chosen.setting == "oracle=newton_schulz"

@@ -7,9 +7,10 @@ from gradopt_ds.integration.registry import OPTIMIZERS
 from gradopt_ds.optim import MatrixOptimizer
 
 BASELINE = "AdamW"
-RIVAL = "DeepSpeedMuon"
-OURS = ("Muon", *OPTIMIZERS)
-NAMES = (BASELINE, RIVAL, *OURS)
+DEEPSPEED_MUON = "DeepSpeedMuon"
+MUON = "MatrixMuon"
+OURS = tuple(OPTIMIZERS)
+NAMES = (BASELINE, DEEPSPEED_MUON, *OURS)
 
 LR = 1e-20
 """So small that no weight moves: every step of every optimizer sees the same gradients."""
@@ -22,7 +23,7 @@ MUON_ORACLES = ("newton_schulz", "gram_newton_schulz")
 
 
 @dataclass(frozen=True)
-class Contender:
+class Candidate:
     """One optimizer with one setting.
 
     Attributes:
@@ -38,7 +39,7 @@ class Contender:
     reduce_scatter: bool = True
 
     def config(self, stage: int, precision: str) -> dict[str, Any]:
-        """The complete DeepSpeed config, one sequence per rank and step."""
+        """Make the complete DeepSpeed config, one sequence per rank and step."""
         return {
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
@@ -49,8 +50,8 @@ class Contender:
         }
 
 
-def candidates(name: str, stage: int, oracle: str | None) -> list[Contender]:
-    """The settings in which an optimizer may compete; the fastest of them does.
+def candidates(name: str, stage: int, oracle: str | None) -> list[Candidate]:
+    """List the settings of an optimizer that are tried; the fastest of them is measured.
 
     Args:
         name: one of :data:`NAMES`.
@@ -58,29 +59,27 @@ def candidates(name: str, stage: int, oracle: str | None) -> list[Contender]:
         oracle: of this library's Muon; ``None`` for every one of :data:`MUON_ORACLES`.
     """
     if name == BASELINE:
-        return [Contender(name, {"type": "AdamW", "params": {"lr": LR, **ADAM}})]
-    if name == RIVAL:
+        return [Candidate(name, {"type": "AdamW", "params": {"lr": LR, **ADAM}})]
+    if name == DEEPSPEED_MUON:
         # Stage 3 refuses its Muon with `reduce_scatter`, which is DeepSpeed's default.
         return [
-            Contender(name, _rival(method), f"ns_method={method}", reduce_scatter=stage < 3)
+            Candidate(
+                name, _deepspeed_muon(method), f"ns_method={method}", reduce_scatter=stage < 3
+            )
             for method in ("gram", "standard")
         ]
-    if name == "Muon":
-        wanted = MUON_ORACLES if oracle is None else (oracle,)
-        return [Contender(name, _muon(one), f"oracle={one}") for one in wanted]
+    if name == MUON:
+        oracles = MUON_ORACLES if oracle is None else (oracle,)
+        return [Candidate(name, _muon(oracle), f"oracle={oracle}") for oracle in oracles]
     aux = {"aux": {"lr": LR}} if issubclass(OPTIMIZERS[name].optimizer, MatrixOptimizer) else {}
-    return [Contender(name, {"type": name, "params": {"lr": LR, **aux}})]
+    return [Candidate(name, {"type": name, "params": {"lr": LR, **aux}})]
 
 
-def _rival(method: str) -> dict[str, Any]:
+def _deepspeed_muon(method: str) -> dict[str, Any]:
     params = {"lr": LR, "momentum": 0.95, "ns_method": method, **ADAM}
     return {"type": "Muon", "params": params}
 
 
 def _muon(oracle: str) -> dict[str, Any]:
-    # In DeepSpeed's JSON "Muon" is DeepSpeed's own; the first power of a gradient is the gradient.
     params = {"lr": LR, "oracle": {"type": oracle, "steps": 5}, "aux": {"lr": LR}}
-    return {
-        "type": "GradPower",
-        "params": {"power": 1.0, "base": {"type": "Muon", "params": params}},
-    }
+    return {"type": MUON, "params": params}

@@ -24,7 +24,7 @@ class AlternatingGD(SGD):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Forget the gradients of all but the one whose turn it is."""
+        """Drop the gradients of all parameters but the one whose turn it is, then take a step."""
         params = self.param_groups[0]["params"]
         for number, param in enumerate(params):
             if number != self.turn % len(params):
@@ -34,25 +34,27 @@ class AlternatingGD(SGD):
 
 
 def polargrad(lr: float, **settings: Any) -> Build:
-    """PolarGrad with the oracle of the paper's scripts."""
+    """Build PolarGrad with the oracle of the paper's scripts."""
     return partial(_matrix, PolarGrad, lr=lr, oracle=ORACLE, **settings)
 
 
 def momentum_first(lr: float) -> Build:
-    """PolarGradM: the polar factor of the momentum."""
+    """Build PolarGradM: the polar factor of the momentum."""
     return polargrad(lr, momentum=0.9, momentum_order="momentum_first")
 
 
 def polar_first(lr: float) -> Build:
-    """PolarGradM: the momentum of the polar factors."""
+    """Build PolarGradM: the momentum of the polar factors."""
     return polargrad(lr, momentum=0.95, momentum_order="polar_first")
 
 
-def _matrix(build: Callable[..., Optimizer], params: Sequence[Tensor], **told: Any) -> Optimizer:
-    return build([{"params": list(params), "rule": "matrix"}], **told)
+def _matrix(
+    build: Callable[..., Optimizer], params: Sequence[Tensor], **settings: Any
+) -> Optimizer:
+    return build([{"params": list(params), "rule": "matrix"}], **settings)
 
 
-CONTENDERS: dict[str, dict[str, Build]] = {
+OPTIMIZERS: dict[str, dict[str, Build]] = {
     "quadratic": {
         "PolarGrad": polargrad(4e-8, momentum=0.0),
         "PolarGradM, polar first": polar_first(4e-7),
