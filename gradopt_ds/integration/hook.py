@@ -17,13 +17,13 @@ from torch.optim import Optimizer
 from gradopt_ds.integration.checkpoints.recording import record_in_state
 from gradopt_ds.integration.checkpoints.resume import check_before_loading, load_universal
 from gradopt_ds.integration.initial_weights import warn_of_default_weights
-from gradopt_ds.integration.registry import build_optimizer, canonical_name, exchange_settings
+from gradopt_ds.integration.optimizer_json import build_optimizer
+from gradopt_ds.integration.registry import canonical_name
 from gradopt_ds.integration.report import log_on_rank_0, log_rules
 from gradopt_ds.integration.unsupported import refuse_unsupported_settings, refuse_untested_base
 from gradopt_ds.integration.zero.attach import attach
 from gradopt_ds.integration.zero.unwritten_gradients import clear_unwritten_gradients
 from gradopt_ds.optim import GradPower, MatrixOptimizer
-from gradopt_ds.sharding import ExchangeSettings
 
 INSTALLED = "_gradopt_ds_installed"
 
@@ -87,17 +87,11 @@ def _do_optimizer_sanity_check(original: Any, engine: Any, basic_optimizer: Opti
 
 def _configure_optimizer(original: Any, engine: Any, *args: Any, **kwargs: Any) -> None:
     """Wrap, then tell the optimizer where its matrices are."""
-    by_name = engine.client_optimizer is None
-    exchange = (
-        exchange_settings(engine.optimizer_name(), engine.optimizer_params())
-        if by_name and canonical_name(engine.optimizer_name())
-        else ExchangeSettings()
-    )
     original(engine, *args, **kwargs)
     optimizer = engine.basic_optimizer
     if is_ours(optimizer):
         del vars(optimizer)["step"]
-        log_on_rank_0(attach(engine, optimizer, exchange))
+        log_on_rank_0(attach(engine, optimizer))
         clear_unwritten_gradients(engine.optimizer)
         record_in_state(engine, optimizer)
 

@@ -8,7 +8,7 @@ from deepspeed.runtime.pipe.module import PipelineModule
 from deepspeed.runtime.zero import utils as zero_utils
 from torch.optim import Optimizer
 
-from gradopt_ds.integration.registry import ELEMENTWISE
+from gradopt_ds.integration.registry import is_elementwise
 from gradopt_ds.optim import GradPower, MatrixOptimizer
 
 Setting = tuple[str, Callable[[Any], object]]
@@ -144,11 +144,11 @@ def refuse_untested_base(engine: Any, optimizer: Optimizer) -> None:
     """
     if not isinstance(optimizer, GradPower) or isinstance(optimizer.base, MatrixOptimizer):
         return
-    known = {*ELEMENTWISE.values(), *zero_utils.ZERO_SUPPORTED_OPTIMIZERS}
     base = type(optimizer.base)
     if (
         engine.zero_optimization()
-        and base not in known
+        and not is_elementwise(base)
+        and base not in zero_utils.ZERO_SUPPORTED_OPTIMIZERS
         and not engine.zero_allow_untested_optimizer()
     ):
         raise NotImplementedError(

@@ -6,13 +6,13 @@ from math import prod
 
 from torch.optim import Adam, AdamW
 
+from gradopt_ds.matrices import ExchangeSettings
 from gradopt_ds.matrices.matrix_map import BATCH_ELEMENTS
 from gradopt_ds.memory.optimizers import Built
 from gradopt_ds.memory.setup import Setup
 from gradopt_ds.memory.zero import Group, stepped_shapes
 from gradopt_ds.optim import MatrixOptimizer
 from gradopt_ds.optim.param_groups import MATRIX
-from gradopt_ds.sharding import ExchangeSettings
 from gradopt_ds.sharding.plan import COPIES, ELEMENT_BYTES
 
 RULE_COPIES = 7
@@ -40,7 +40,7 @@ def workspace_bytes(built: Built, groups: Sequence[Sequence[Group]], setup: Setu
             assert isinstance(built.base, MatrixOptimizer)
             blocks = [block for param in group["params"] for block in built.base.blocks[param]]
             largest = max(block.numel for block in blocks)
-            own = _matrix_bytes(parts, largest, setup, built.exchange)
+            own = _matrix_bytes(parts, largest, setup, built.base.exchange)
         else:
             own = (ADAM_COPIES * max(sizes) + _second(sizes, setup)) * master * adam
         if built.powered:

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradopt_ds.matrices import Block, MatrixMap, MatrixUpdate, RowShards, WholeMatrixMap
+from gradopt_ds.matrices import (
+    Block,
+    ExchangeSettings,
+    MatrixMap,
+    MatrixUpdate,
+    RowShards,
+    WholeMatrixMap,
+)
 from gradopt_ds.ops import Oracle, make_oracle
 from gradopt_ds.optim.aux_adamw import step_aux
 from gradopt_ds.optim.param_groups import AUX, MATRIX, whole_shape
@@ -24,7 +31,8 @@ class MatrixOptimizer(Optimizer, ABC):
     A subclass supplies its rule on whole matrices (:meth:`_matrix_rule`) and, if it has momentum,
     what the rule is applied to (:meth:`_direction`). Where the matrices are is the business of
     ``matrix_map``: the default expects them whole; under ZeRO it is replaced by an exchange.
-    ``blocks`` says of every parameter which matrices lie in it.
+    ``blocks`` says of every parameter which matrices lie in it; ``exchange``, which may be replaced
+    before ``deepspeed.initialize``, how cut matrices travel.
 
     Group settings of a matrix group are those in ``matrix_defaults``; of an auxiliary group,
     AdamW's and ``lr_scale``. Every group's ``lr`` is the matrix learning rate, and an auxiliary
@@ -54,6 +62,7 @@ class MatrixOptimizer(Optimizer, ABC):
         self.oracle = make_oracle(oracle)
         self.blocks: dict[Tensor, tuple[Block, ...]] = {}
         self.matrix_map: MatrixMap = WholeMatrixMap(self.blocks)
+        self.exchange = ExchangeSettings()
         self._matrix_defaults = dict(matrix_defaults)
         self._aux = aux
         self._rounding = {"stochastic_rounding": stochastic_rounding, "rounding_step": 0}

@@ -144,7 +144,8 @@ class Muon(PolarGrad):
         lr: learning rate.
         momentum: decay rate of the moving average.
         nesterov: look ahead before orthogonalising.
-        scale: ``none``, ``spectral`` or ``rms``, see :class:`PolarGrad`.
+        scale: ``none``, ``spectral`` (what ``torch.optim.Muon`` calls "original") or ``rms``, see
+            :class:`PolarGrad`.
         weight_decay: decoupled weight decay of the matrices.
         oracle: see :class:`PolarGrad`; Muon's own is ``newton_schulz``.
         aux: settings of the auxiliary AdamW.
@@ -159,7 +160,7 @@ class Muon(PolarGrad):
         lr: Positive = 1e-3,
         momentum: Decay = 0.95,
         nesterov: bool = True,
-        scale: Literal["none", "spectral", "rms"] = "none",
+        scale: Literal["none", "spectral", "rms"] = "spectral",
         weight_decay: NonNegative = 0.0,
         oracle: str | dict[str, Any] | Oracle = "newton_schulz",
         aux: Aux = AuxAdamW(),  # noqa: B008  (immutable)

@@ -337,7 +337,7 @@ def only_cut_matrices_travel() -> None:
         assert len(exchanges) == 1 and len(sent) == 2
         plan = exchanges[0].plan
         assert len(plan.cut) == len(MATRICES) if stage == 3 else len(plan.cut) < len(MATRICES)
-        assert sum(sent) == 4 * plan.elements_sent(dist.get_rank())
+        assert sum(sent) == plan.bytes_sent(dist.get_rank())
         total = torch.tensor(float(sum(sent)))
         dist.all_reduce(total)
         # To the owner and back, at most all of a cut matrix but its owner's piece, and a scale.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import gradopt_ds  # noqa: F401  (registers the optimizers)
 from gradopt_ds.experiments.common.process_end import end_process
 from tests.distributed.cases import CASES, RECIPES, Case
+from tests.distributed.conditional_cases import UNUSED_LAYERS
 from tests.distributed.conditional_model import MATRICES as CONDITIONAL_MATRICES
 from tests.distributed.conditional_model import ConditionalLM, build_conditional
 from tests.distributed.model import MATRICES, SAMPLES, TinyLM, build_model, micro_batch
@@ -166,7 +167,7 @@ def main() -> None:
     deepspeed.init_distributed(dist_backend="gloo", verbose=False)
     results: dict[str, Any] = {}
     only = sys.argv[2] if len(sys.argv) > 2 else ""
-    for case in (case for case in CASES if only in case.name):
+    for case in (case for case in [*CASES, *UNUSED_LAYERS] if only in case.name):
         worst = run_case(case)
         both = torch.tensor([worst["matrices"], worst["others"]], dtype=torch.float64)
         dist.all_reduce(both, dist.ReduceOp.MAX)

@@ -75,7 +75,7 @@ CASES = {
     3: [case("llama", "AdamW", *one) for one in STAGES[1::2]]
     + [
         case("llama", "SinkGD", 2, "fp32"),
-        case("llama", "Muon", 3, "bf16", **PARTITIONED),
+        case("llama", "MatrixMuon", 3, "bf16", **PARTITIONED),
         case("qwen2_moe", "AdamW", 2, "fp32"),
         case("qwen2_moe", "SWAN", 3, "bf16"),
     ],

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.distributed.cases import CASES, Case
+from tests.distributed.conditional_cases import UNUSED_LAYERS
 from tests.distributed.launch import launch
 
 
@@ -19,7 +20,7 @@ def errors(request: pytest.FixtureRequest) -> dict[str, Any]:
     return launch("tests.distributed.exactness_worker", request.param)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*CASES, *UNUSED_LAYERS], ids=lambda case: case.name)
 def test_step_equals_the_reference(errors: dict[str, Any], case: Case) -> None:
     """Every optimizer, stage, precision, accumulation, clipping and layout option."""
     assert errors[case.name]["matrices"] <= case.tolerance

@@ -17,7 +17,7 @@ FROM_JSON = "JSON: "
 class _Common(Setup):
     model: Path = Field(description="transformers JSON of the model, or its name in configs/models")
     optimizers: str = Field(
-        default="AdamW,Muon,PolarGrad,SWAN,SinkGD",
+        default="AdamW,MatrixMuon,PolarGrad,SWAN,SinkGD",
         description="comma-separated; the others are compared with the first; known are "
         f"{', '.join(BLOCKS)}",
     )

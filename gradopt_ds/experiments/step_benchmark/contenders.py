@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from gradopt_ds.integration import OPTIMIZERS
+from gradopt_ds.integration.registry import OPTIMIZERS
 from gradopt_ds.optim import MatrixOptimizer
 
 BASELINE = "AdamW"

@@ -17,16 +17,15 @@ from gradopt_ds.integration.zero.verification import verify
 from gradopt_ds.matrices import Block, WholeMatrixMap
 from gradopt_ds.optim import GradPower, MatrixOptimizer
 from gradopt_ds.optim.param_groups import MATRIX
-from gradopt_ds.sharding import Exchange, ExchangeSettings, Plan, ShardedMatrixMap, make_plan
+from gradopt_ds.sharding import Exchange, Plan, ShardedMatrixMap, make_plan
 
 
-def attach(engine: Any, optimizer: Optimizer, settings: ExchangeSettings) -> str:
+def attach(engine: Any, optimizer: Optimizer) -> str:
     """Tell a matrix optimizer where its matrices are.
 
     Args:
         engine: the engine, its optimizer wrapper in place.
         optimizer: the base optimizer inside that wrapper.
-        settings: of the exchange.
 
     Returns:
         A sentence for the log.
@@ -48,13 +47,13 @@ def attach(engine: Any, optimizer: Optimizer, settings: ExchangeSettings) -> str
     names = {param: name for name, param in engine.module.named_parameters()}
     groups = optimizer.param_groups
     shards = [shard for shard in read_shards(wrapper) if groups[shard.group]["rule"] == MATRIX]
-    plans = _plans(base, shards, names, settings)
+    plans = _plans(base, shards, names)
     base.matrix_map = ShardedMatrixMap(
         {
             shard.slice: Exchange(
                 plan,
                 shard.process_group,
-                settings.wire_dtype,
+                base.exchange.wire_dtype,
                 get_accelerator().current_device_name(),
             )
             for shard, plan in zip(shards, plans, strict=True)
@@ -79,8 +78,8 @@ def _plans(
     base: MatrixOptimizer,
     shards: Sequence[Shard],
     names: Mapping[Tensor, str],
-    settings: ExchangeSettings,
 ) -> list[Plan]:
+    settings = base.exchange
     matrices = [names[weight] for shard in shards for weight in shard.weights]
     for pattern in settings.exchange_strategy:
         if not any(fnmatchcase(name, pattern) for name in matrices):
