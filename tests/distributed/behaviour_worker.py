@@ -22,13 +22,12 @@ from torch import Tensor, nn
 
 from gradopt_ds import SWAN, GradPower, PolarGrad, matrix_param_groups
 from gradopt_ds.experiments.common.process_end import end_process
-from gradopt_ds.matrices import WHOLE, RowShards
+from gradopt_ds.matrices import WHOLE, ExchangeSettings, RowShards
 from gradopt_ds.memory.allocations import LiveStorages
 from gradopt_ds.ops import Eigh, PolarExpress, nuclear_norm, swan_direction
 from gradopt_ds.optim import MatrixOptimizer
 from gradopt_ds.sharding import (
     Exchange,
-    ExchangeSettings,
     Matrix,
     chunked_layout,
     contiguous_layout,
