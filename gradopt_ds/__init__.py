@@ -1,16 +1,18 @@
-"""SWAN, PolarGrad and GradPower for DeepSpeed: ``import gradopt_ds``, then name them in the JSON.
+"""SWAN, SinkGD, PolarGrad, Muon and GradPower for DeepSpeed.
 
-Importing this package extends ``deepspeed.initialize`` by this library's optimizer names; configs
-that name other optimizers are not affected. Without DeepSpeed installed the optimizers still work
-in a plain PyTorch script.
+``import gradopt_ds``, then name them in the JSON. Importing this package extends
+``deepspeed.initialize`` by this library's optimizer names; configs that name other optimizers are
+not affected. Without DeepSpeed installed the optimizers still work in a plain PyTorch script.
 """
 
 from importlib.util import find_spec
 
+from gradopt_ds.matrices import ExchangeSettings
 from gradopt_ds.optim import (
     SWAN,
     AuxAdamW,
     GradPower,
+    MatrixOptimizer,
     Muon,
     PolarGrad,
     SinkGD,
@@ -18,12 +20,14 @@ from gradopt_ds.optim import (
     matrix_param_groups,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "SWAN",
     "AuxAdamW",
+    "ExchangeSettings",
     "GradPower",
+    "MatrixOptimizer",
     "Muon",
     "PolarGrad",
     "SinkGD",
@@ -32,6 +36,7 @@ __all__ = [
 ]
 
 if find_spec("deepspeed") is not None:
-    from gradopt_ds.integration import install
+    from gradopt_ds.integration import install, register_optimizer, take_settings_from_config
 
+    __all__ += ["register_optimizer", "take_settings_from_config"]
     install()

@@ -34,7 +34,7 @@ what is measured:
 
 examples:
   python scripts/bench_step.py --model 130m --stage 3
-  python scripts/bench_step.py --model 60m --stage 2 --optimizers AdamW,DeepSpeedMuon,Muon
+  python scripts/bench_step.py --model 60m --stage 2 --optimizers AdamW,DeepSpeedMuon,MatrixMuon
 """
 
 

@@ -1,6 +1,7 @@
 """Trains the same model on the same data with several optimizers and sets them side by side."""
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from gradopt_ds.experiments.common import extra
 with extra.required():
     from rich.console import Console
 
-    from gradopt_ds.experiments.common.command_line import add_settings, make_parser
+    from gradopt_ds.experiments.common.command_line import add_settings, make_parser, positive
     from gradopt_ds.experiments.common.errors import PretrainError
+    from gradopt_ds.experiments.common.output_lock import lock
     from gradopt_ds.experiments.common.paths import DEEPSPEED, MODELS
     from gradopt_ds.experiments.common.tables import show
     from gradopt_ds.experiments.compare import comparison, figure, report
@@ -36,7 +38,9 @@ DEMO = {
     "validation_sequences": 64,
     "tensorboard": False,
 }
-OWN = ("deepspeed_config", "output", "seed", "resume")
+OWN = ("deepspeed_config", "output", "seed", "resume", "accept_changes")
+
+TERMINATED = 128 + signal.SIGTERM
 
 
 def arguments() -> argparse.Namespace:
@@ -49,9 +53,9 @@ def arguments() -> argparse.Namespace:
         default=[DEEPSPEED / f"zero2_{name}.json" for name in OPTIMIZERS],
         help=f"DeepSpeed JSON files (default: those of {', '.join(OPTIMIZERS)})",
     )
-    parser.add_argument("--ranks", type=int, default=2, help="ranks of each run (default: 2)")
+    parser.add_argument("--ranks", type=positive, default=2, help="ranks of each run (default: 2)")
     parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N",
+        "--jobs", type=positive, default=1, metavar="N",
         help="runs at a time; on GPUs they share the same ones (default: 1)",
     )  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds (default: 0)")
@@ -82,7 +86,10 @@ def main() -> int:
     fresh, output = own.pop("fresh"), own.pop("output")
     # A log has no width of its own, and a table cut to 80 columns loses digits.
     console = Console(width=None if sys.stdout.isatty() else 120)
+    # As Ctrl-C: the runs are ended on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
+        held = lock(output)  # noqa: F841  open, and so locked, until the process ends
         wanted = comparison.members(configs, {**DEMO, **own}, seeds, grid, output)
         results = comparison.run_all(wanted, ranks, jobs, SCRIPT, fresh, console)
     except PretrainError as error:

@@ -4,6 +4,6 @@
 # usage: scripts/demo.sh [options of scripts/compare.py, e.g. --steps 1000 --seeds 0 1 2]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bash scripts/setup.sh plot
+bash scripts/setup.sh experiments
 source scripts/environment.sh
 exec python scripts/compare.py "$@"

@@ -17,7 +17,9 @@ with extra.required():
         TimeRemainingColumn,
     )
 
-    from gradopt_ds.experiments.common.command_line import make_parser
+    from gradopt_ds.experiments.common.command_line import make_parser, positive
+    from gradopt_ds.experiments.common.errors import PretrainError
+    from gradopt_ds.experiments.common.output_lock import lock
     from gradopt_ds.experiments.common.tables import show
     from gradopt_ds.experiments.matrix_problems import report
     from gradopt_ds.experiments.matrix_problems.problems import PROBLEMS
@@ -46,9 +48,9 @@ def arguments() -> argparse.Namespace:
         help=f"out of {', '.join(PROBLEMS)} (default: all)",
     )  # fmt: skip
     own = ", ".join(f"{name} {problem.steps}" for name, problem in PROBLEMS.items())
-    parser.add_argument("--steps", type=int, metavar="N", help=f"of each run (default: {own})")
+    parser.add_argument("--steps", type=positive, metavar="N", help=f"of each run (default: {own})")
     parser.add_argument(
-        "--processes", type=int, default=os.cpu_count() or 1, metavar="N",
+        "--processes", type=positive, default=os.cpu_count() or 1, metavar="N",
         help="runs at a time, one thread each (default: as many as cores)",
     )  # fmt: skip
     parser.add_argument(
@@ -59,8 +61,13 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run the problems."""
+    """Run the problems; the exit status is 2 for an output that cannot be written."""
     options = arguments()
+    try:
+        held = lock(options.output)  # noqa: F841  open, and so locked, until the process ends
+    except PretrainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
     wanted = tasks(options.problem, options.steps)
     columns = (
         TextColumn("{task.description}"),

@@ -1,13 +1,11 @@
 """Pre-trains a language model: ``deepspeed scripts/pretrain.py --help`` tells how."""
 
-import os
-import sys
-
 import gradopt_ds  # noqa: F401  makes SWAN, PolarGrad, … known to DeepSpeed's JSON
 from gradopt_ds.experiments.common import extra
 
 with extra.required():
-    from gradopt_ds.experiments.common.errors import PretrainError
+    from gradopt_ds.experiments.common import failure
+    from gradopt_ds.experiments.common.launcher_watch import end_with_launcher
     from gradopt_ds.experiments.common.process_end import end_process
     from gradopt_ds.experiments.pretrain.command_line import parse
     from gradopt_ds.experiments.pretrain.loop import pretrain
@@ -15,12 +13,11 @@ with extra.required():
 
 def main() -> int:
     """Runs one rank; the exit status tells its end: 2 for wrong settings, 3 for divergence."""
+    end_with_launcher()
     try:
         pretrain(parse())
-    except PretrainError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        return error.exit_status
+    except (Exception, KeyboardInterrupt) as error:
+        return failure.report(error)
     return 0
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from gradopt_ds.checkpoint.record import Record
 
-CONVERT = "python -m gradopt_ds.integration.checkpoints.universal"
+CONVERT = "gradopt-ds convert"
 """The command that makes a checkpoint loadable on other slices."""
 
 WEIGHTS_ALONE = (

@@ -1,7 +1,7 @@
 """What a checkpoint says about itself: plain data that travels with the optimizer's state."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -9,8 +9,11 @@ from pydantic import TypeAdapter, ValidationError
 KEY = "gradopt_ds"
 """Where the record lies in the base optimizer's state dict, beside ``state``."""
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever an older version would misread what a newer one writes."""
+
+READABLE = (1, FORMAT)
+"""Format 1 has no settings of groups: what a group was configured with is not compared."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +23,13 @@ class Group:
     Attributes:
         rule: ``"matrix"``, ``"aux"``, or ``"elementwise"`` where the optimizer has no rules.
         parameters: name → whole shape.
+        settings: name → plain value, as when the state was saved; ``lr`` as it was configured,
+            before any schedule.
     """
 
     rule: str
     parameters: dict[str, tuple[int, ...]]
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,10 +112,10 @@ def from_state(state: Mapping[str, Any]) -> Record:
             "this checkpoint does not say which parameters it holds: it was saved by another "
             "library's optimizer, or by an earlier version of gradopt_ds"
         )
-    if plain.get("format") != FORMAT:
+    if plain.get("format") not in READABLE:
         raise ValueError(
             f"this checkpoint has format {plain.get('format')!r} and this version of gradopt_ds "
-            f"reads format {FORMAT}: load it with the version that saved it"
+            f"reads formats {_listed(READABLE)}: load it with the version that saved it"
         )
     try:
         fields = {key: value for key, value in plain.items() if key != "format"}
@@ -119,3 +125,7 @@ def from_state(state: Mapping[str, Any]) -> Record:
             f"this checkpoint's record of its parameters is damaged: {error}"
         ) from error
     return record
+
+
+def _listed(formats: tuple[int, ...]) -> str:
+    return " and ".join(map(str, formats))

@@ -1,4 +1,4 @@
-"""The seam: six methods of ``DeepSpeedEngine``, each extended once.
+"""The seam: seven methods of ``DeepSpeedEngine``, each extended once.
 
 DeepSpeed builds an optimizer by name without looking at the model, wraps it for ZeRO without
 telling it where its parameters went, and loads a checkpoint without asking whose it is. The
@@ -14,14 +14,22 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 from deepspeed.runtime.zero import utils as zero_utils
 from torch.optim import Optimizer
 
+from gradopt_ds.integration.checkpoints.files import Wanted
 from gradopt_ds.integration.checkpoints.recording import record_in_state
 from gradopt_ds.integration.checkpoints.resume import check_before_loading, load_universal
-from gradopt_ds.integration.registry import build_optimizer, canonical_name, exchange_settings
+from gradopt_ds.integration.checkpoints.tag import agree_on_tag
+from gradopt_ds.integration.initial_weights import warn_of_default_weights
+from gradopt_ds.integration.optimizer_json import build_optimizer
+from gradopt_ds.integration.registry import canonical_name
 from gradopt_ds.integration.report import log_on_rank_0, log_rules
-from gradopt_ds.integration.unsupported import refuse_unsupported_settings, refuse_untested_base
+from gradopt_ds.integration.unsupported import (
+    refuse_momentum_schedule,
+    refuse_unsupported_settings,
+    refuse_untested_base,
+)
 from gradopt_ds.integration.zero.attach import attach
+from gradopt_ds.integration.zero.unwritten_gradients import clear_unwritten_gradients
 from gradopt_ds.optim import GradPower, MatrixOptimizer
-from gradopt_ds.sharding import ExchangeSettings
 
 INSTALLED = "_gradopt_ds_installed"
 
@@ -34,9 +42,36 @@ def install() -> None:
     _extend("_configure_basic_optimizer", _configure_basic_optimizer)
     _extend("_do_optimizer_sanity_check", _do_optimizer_sanity_check)
     _extend("_configure_optimizer", _configure_optimizer)
+    _extend("load_checkpoint", _load_checkpoint_of_one_tag)
     _extend("_load_checkpoint", _load_checkpoint)
     _extend("_load_zero_checkpoint", _load_zero_checkpoint)
     setattr(DeepSpeedEngine, INSTALLED, True)
+
+
+class IdleStep:
+    """The step of an optimizer that is being wrapped: it does nothing.
+
+    Some wrappers allocate state by taking a step on zero gradients while they are built. It would
+    decay the weights and advance AdamW's bias correction before training begins.
+
+    Args:
+        optimizer: its own step, patched by a user or by a scheduler perhaps, is kept for later.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.patched = vars(optimizer).get("step")
+
+    def __call__(self, closure: object = None) -> None:
+        """Do nothing."""
+
+    @staticmethod
+    def take_off(optimizer: Optimizer | None) -> None:
+        """Give an optimizer back the step that it had, if it has been made idle."""
+        idle = vars(optimizer).get("step") if optimizer is not None else None
+        if isinstance(idle, IdleStep):
+            del vars(optimizer)["step"]
+            if idle.patched is not None:
+                vars(optimizer)["step"] = idle.patched
 
 
 def is_ours(optimizer: object) -> bool:
@@ -73,38 +108,45 @@ def _do_optimizer_sanity_check(original: Any, engine: Any, basic_optimizer: Opti
     if is_ours(basic_optimizer):
         refuse_unsupported_settings(engine, type(basic_optimizer).__name__)
         refuse_untested_base(engine, basic_optimizer)
+        refuse_momentum_schedule(engine, basic_optimizer)
         if type(basic_optimizer) not in zero_utils.ZERO_SUPPORTED_OPTIMIZERS:
             zero_utils.ZERO_SUPPORTED_OPTIMIZERS.append(type(basic_optimizer))
         log_rules(engine.module, basic_optimizer)
-        # Some wrappers allocate state by taking a step on zero gradients while they are built. It
-        # would decay the weights and advance AdamW's bias correction before training begins.
-        vars(basic_optimizer)["step"] = lambda closure=None: None
+        warn_of_default_weights(engine.module)
+        vars(basic_optimizer)["step"] = IdleStep(basic_optimizer)
     return original(engine, basic_optimizer)
 
 
 def _configure_optimizer(original: Any, engine: Any, *args: Any, **kwargs: Any) -> None:
     """Wrap, then tell the optimizer where its matrices are."""
-    by_name = engine.client_optimizer is None
-    exchange = (
-        exchange_settings(engine.optimizer_name(), engine.optimizer_params())
-        if by_name and canonical_name(engine.optimizer_name())
-        else ExchangeSettings()
-    )
-    original(engine, *args, **kwargs)
+    try:
+        original(engine, *args, **kwargs)
+    finally:
+        IdleStep.take_off(engine.basic_optimizer)
     optimizer = engine.basic_optimizer
     if is_ours(optimizer):
-        del vars(optimizer)["step"]
-        log_on_rank_0(attach(engine, optimizer, exchange))
+        log_on_rank_0(attach(engine, optimizer))
+        clear_unwritten_gradients(engine.optimizer)
         record_in_state(engine, optimizer)
+
+
+def _load_checkpoint_of_one_tag(
+    original: Any, engine: Any, load_dir: str, tag: str | None = None, *args: Any, **kwargs: Any
+) -> Any:
+    """Load the same checkpoint on all ranks."""
+    if is_ours(engine.basic_optimizer):
+        tag = agree_on_tag(engine, load_dir, tag)
+    return original(engine, load_dir, tag, *args, **kwargs)
 
 
 def _load_checkpoint(
     original: Any, engine: Any, load_dir: str, tag: str, *args: Any, **kwargs: Any
 ) -> Any:
     """Look at a checkpoint before anything is overwritten."""
-    wants_state = kwargs.get("load_optimizer_states", True) and not kwargs.get("load_module_only")
-    if is_ours(engine.basic_optimizer) and (wants_state or engine.load_universal_checkpoint()):
-        check_before_loading(engine, Path(load_dir, str(tag)))
+    if is_ours(engine.basic_optimizer):
+        names = ("load_optimizer_states", "load_module_only")
+        wanted = Wanted(**{name: bool(kwargs[name]) for name in names if name in kwargs})
+        check_before_loading(engine, Path(load_dir, str(tag)), wanted)
     return original(engine, load_dir, tag, *args, **kwargs)
 
 

@@ -1,31 +1,20 @@
-"""Names in DeepSpeed's JSON → optimizers."""
+"""The optimizer names that a DeepSpeed JSON may use, and what each stands for."""
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
-from torch import nn
+from deepspeed.runtime.config import DEEPSPEED_OPTIMIZERS
 from torch.optim import AdamW, Optimizer
 
-from gradopt_ds.optim import (
-    SWAN,
-    GradPower,
-    MatrixOptimizer,
-    Muon,
-    PolarGrad,
-    SinkGD,
-    matrix_param_groups,
-)
-from gradopt_ds.optim.param_groups import MATRIX
-from gradopt_ds.optim.settings import AuxAdamW, Positive
-from gradopt_ds.optim.splits import Split
-from gradopt_ds.sharding import ExchangeSettings
+from gradopt_ds.optim import SWAN, GradPower, MatrixOptimizer, Muon, PolarGrad, SinkGD
 
 POWER = 1.2
 """The exponent of GradPower's experiments."""
+
+GRAD_POWER = "GradPower"
 
 
 @dataclass(frozen=True)
@@ -37,205 +26,94 @@ class Entry:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
-OPTIMIZERS = {
-    "SWAN": Entry(SWAN),
-    "SWANPower": Entry(SWAN, POWER),
-    "SinkGD": Entry(SinkGD),
-    "PolarGrad": Entry(PolarGrad),
-    "PolarGradPower": Entry(PolarGrad, POWER),
-    "MuonPower": Entry(Muon, POWER),
-    "AdamPower": Entry(AdamW, POWER, {"betas": (0.9, 0.95), "weight_decay": 0.1}),
-}
-"""``"Muon"`` is missing on purpose: in a JSON config that name is DeepSpeed's own."""
+OPTIMIZERS: dict[str, Entry] = {}
+"""Name → what it stands for, filled by :func:`register_optimizer`. ``"Muon"`` is not among them: in
+a DeepSpeed JSON that name is DeepSpeed's own."""
 
-ELEMENTWISE = {
-    name: cls
-    for name, cls in vars(torch.optim).items()
-    if inspect.isclass(cls)
-    and issubclass(cls, Optimizer)
+TORCH_ELEMENTWISE = {
+    name: optimizer
+    for name, optimizer in vars(torch.optim).items()
+    if inspect.isclass(optimizer)
+    and issubclass(optimizer, Optimizer)
     # Adafactor and Muon need whole matrices, SparseAdam sparse gradients and LBFGS a closure.
     and name not in ("Optimizer", "Adafactor", "Muon", "SparseAdam", "LBFGS")
 }
-"""The optimizers of ``torch.optim`` that do not mind working on flat slices."""
-
-BASES = {
-    **{name: Entry(cls) for name, cls in ELEMENTWISE.items()},
-    "SWAN": Entry(SWAN),
-    "SinkGD": Entry(SinkGD),
-    "PolarGrad": Entry(PolarGrad),
-    "Muon": Entry(Muon),
-}
-"""What ``"GradPower"`` takes as its base."""
-
-GRAD_POWER = "GradPower"
-
-EXCHANGE_KEYS = frozenset(ExchangeSettings.model_fields)
-"""Keys of a matrix optimizer's ``params`` that are not the optimizer's, but the exchange's."""
+"""The optimizers of ``torch.optim`` that can step on ZeRO's flat slices."""
 
 
-PATTERNS: Mapping[str, Any] = {
-    "include": list[str],
-    "exclude": list[str],
-    "split": dict[str, Split],
-}
-"""Keys of a matrix optimizer's ``params`` that say which parameters are matrices, and how."""
+def register_optimizer(
+    name: str,
+    optimizer: type[Optimizer],
+    *,
+    power: float = 1.0,
+    defaults: Mapping[str, Any] | None = None,
+) -> None:
+    """Make an optimizer known to DeepSpeed's JSON under a name.
+
+    A subclass of :class:`gradopt_ds.MatrixOptimizer` gets whole matrices under every layout of
+    ZeRO. Any other class must be elementwise, because ZeRO hands it flat slices: an update that
+    depends on the shape of a parameter, or on other elements of it, would be another one there.
+    Registered without a power, it is also a base that ``"GradPower"`` takes.
+
+    Args:
+        name: the ``"type"``, recognised in any case.
+        optimizer: its constructor takes the parameters first; its other arguments are the keys that
+            ``"params"`` may have.
+        power: exponent of the gradient before it; the JSON may set another.
+        defaults: that differ from the constructor's.
+
+    Raises:
+        ValueError: the name is taken, by this library, by DeepSpeed or by ``torch.optim``.
+        TypeError: not a subclass of ``torch.optim.Optimizer``, or one of GradPower, which takes
+            other optimizers as its base.
+    """
+    if not (inspect.isclass(optimizer) and issubclass(optimizer, Optimizer)):
+        raise TypeError(f"{name}: {optimizer!r} is not a subclass of torch.optim.Optimizer")
+    if issubclass(optimizer, GradPower):
+        raise TypeError(f"{name}: register the base of a GradPower, with `power`")
+    if name.lower() in set(map(str.lower, _taken_names())):
+        raise ValueError(f"the optimizer name {name!r} is taken, in whatever case")
+    OPTIMIZERS[name] = Entry(optimizer, power, dict(defaults or {}))
 
 
 def canonical_name(name: str | None) -> str | None:
     """This library's spelling of a JSON optimizer type; None if the type is not ours."""
-    spellings = {known.lower(): known for known in (*OPTIMIZERS, GRAD_POWER)}
+    spellings = {known.lower(): known for known in names()}
     return spellings.get(name.lower()) if name else None
 
 
-def build_optimizer(
-    name: str,
-    params: Mapping[str, Any] | None,
-    model: nn.Module,
-    model_parameters: Iterable[torch.Tensor] | Iterable[Mapping[str, Any]],
-) -> Optimizer:
-    """Build the optimizer that a DeepSpeed JSON names.
-
-    Args:
-        name: the optimizer's ``type``, in any case.
-        params: the optimizer's ``params``.
-        model: the model, to tell matrices from other parameters.
-        model_parameters: parameters or groups to update.
-
-    Raises:
-        ValueError: an unknown name or key, a value of wrong type or range, or a pattern that
-            matches nothing. The message lists what is valid.
-    """
-    known = canonical_name(name)
-    settings = dict(params or {})
-    if known == GRAD_POWER:
-        return _grad_power(settings, model, model_parameters)
-    if known is None:
-        raise ValueError(f"unknown optimizer {name!r}; valid: {_list([*OPTIMIZERS, GRAD_POWER])}")
-    entry = OPTIMIZERS[known]
-    _refuse_unknown(known, settings, [*_valid_keys(entry.optimizer), "power"])
-    power = _positive(known, "power", settings.pop("power", entry.power))
-    optimizer = _construct(known, entry, settings, model, model_parameters)
-    return optimizer if entry.power == power == 1.0 else GradPower(optimizer, power)
+def names() -> list[str]:
+    """Every optimizer type that a JSON may name besides DeepSpeed's own."""
+    return [*OPTIMIZERS, GRAD_POWER]
 
 
-def exchange_settings(name: str | None, params: Mapping[str, Any] | None) -> ExchangeSettings:
-    """What the ``params`` of a JSON optimizer say about the exchange; the defaults for others.
-
-    Args:
-        name: the optimizer's ``type``.
-        params: the optimizer's ``params``.
-
-    Raises:
-        ValueError: a value of wrong type or range.
-    """
-    settings = params or {}
-    if canonical_name(name) == GRAD_POWER and isinstance(settings.get("base"), Mapping):
-        settings = settings["base"].get("params") or {}
-    given = {key: value for key, value in settings.items() if key in EXCHANGE_KEYS}
-    chosen: ExchangeSettings = _checked(f"{name}", ExchangeSettings, given)
-    return chosen
+def bases() -> dict[str, Entry]:
+    """What ``"GradPower"`` takes as its base."""
+    plain = {name: entry for name, entry in OPTIMIZERS.items() if entry.power == 1.0}
+    # There the name is free: DeepSpeed's Muon works on gradients before any optimizer sees them.
+    return {**{n: Entry(c) for n, c in TORCH_ELEMENTWISE.items()}, "Muon": Entry(Muon), **plain}
 
 
-def _grad_power(settings: dict[str, Any], model: nn.Module, parameters: Any) -> Optimizer:
-    _refuse_unknown(GRAD_POWER, settings, ["power", "base"])
-    base = settings.get("base")
-    if not isinstance(base, Mapping) or not isinstance(base.get("type"), str):
-        raise ValueError(
-            f'{GRAD_POWER} needs "base": {{"type": name, "params": {{…}}}}, got {base!r}'
-        )
-    _refuse_unknown(f"{GRAD_POWER}'s base", base, ["type", "params"])
-    entry = {known.lower(): entry for known, entry in BASES.items()}.get(base["type"].lower())
-    if entry is None:
-        raise ValueError(f"{GRAD_POWER}: unknown base {base['type']!r}; valid: {_list(BASES)}")
-    label = f"{GRAD_POWER}'s base {base['type']}"
-    base_settings = dict(base.get("params") or {})
-    if "power" in base_settings:
-        raise ValueError(f'{label}: write "power" once, in the params of {GRAD_POWER}')
-    _refuse_unknown(label, base_settings, _valid_keys(entry.optimizer))
-    power = _positive(GRAD_POWER, "power", settings.get("power", POWER))
-    return GradPower(_construct(label, entry, base_settings, model, parameters), power)
+def is_elementwise(optimizer: type[Optimizer]) -> bool:
+    """Whether a class is known, or was registered, to work on flat slices."""
+    registered = (entry.optimizer for entry in OPTIMIZERS.values())
+    known = {*TORCH_ELEMENTWISE.values(), *registered}
+    return optimizer in known and not issubclass(optimizer, MatrixOptimizer)
 
 
-def _construct(
-    label: str, entry: Entry, settings: dict[str, Any], model: nn.Module, parameters: Any
-) -> Optimizer:
-    settings = {**entry.defaults, **settings}
-    try:
-        if issubclass(entry.optimizer, MatrixOptimizer):
-            settings = {k: v for k, v in settings.items() if k not in EXCHANGE_KEYS}
-            patterns = {key: settings.pop(key, type_()) for key, type_ in PATTERNS.items()}
-            for key, value in patterns.items():
-                _checked(f"{label}: {key}", PATTERNS[key], value)
-            parameters = matrix_param_groups(model, parameters, **patterns)
-            if all(group["rule"] != MATRIX for group in parameters):
-                raise ValueError(
-                    f"{type(model).__name__} has no matrix for it, so that AdamW would update "
-                    "everything: name matrices in `include` (weights of an nn.Linear are taken by "
-                    "themselves, transformers' Conv1D of GPT-2 is not), or choose AdamW"
-                )
-        elif entry.optimizer is AdamW:
-            settings = _checked(label, AuxAdamW, settings).model_dump()
-        build: Any = entry.optimizer
-        optimizer: Optimizer = build(parameters, **settings)
-    except ValidationError as error:
-        raise ValueError(_explained(label, error)) from error
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{label}: {error}") from error
-    return optimizer
+def _taken_names() -> Iterator[str]:
+    yield from names()
+    yield from DEEPSPEED_OPTIMIZERS
+    yield from (name for name, value in vars(torch.optim).items() if inspect.isclass(value))
 
 
-def _valid_keys(optimizer: type[Optimizer]) -> list[str]:
-    if optimizer is AdamW:
-        return list(AuxAdamW.model_fields)
-    signature = inspect.signature(optimizer.__init__)
-    keys = [key for key in signature.parameters if key not in ("self", "params")]
-    if not issubclass(optimizer, MatrixOptimizer):
-        return keys
-    return [*keys, *PATTERNS, *EXCHANGE_KEYS]
-
-
-def _refuse_unknown(label: str, given: Iterable[str], valid: Sequence[str]) -> None:
-    for key in given:
-        if key not in valid:
-            hint = HINTS.get(key, "")
-            raise ValueError(f"{label}: unknown key {key!r}{hint}; valid: {_list(valid)}")
-
-
-HINTS = {
-    "max_grad_norm": ' (clip with DeepSpeed\'s own "gradient_clipping")',
-    "betas": ' (the auxiliary AdamW\'s betas belong under "aux")',
-    "eps": ' (the auxiliary AdamW\'s eps belongs under "aux")',
-    "ns_steps": ' (write "oracle": {"type": "newton_schulz", "steps": …})',
-}
-
-
-def _positive(label: str, key: str, value: object) -> float:
-    number: float = _checked(f"{label}: {key}", Positive, value)
-    return number
-
-
-def _checked(label: str, type_: Any, value: object) -> Any:
-    try:
-        # A model carries its strictness itself, and would refuse a second one.
-        strict = ConfigDict(strict=True) if not _is_model(type_) else None
-        return TypeAdapter(type_, config=strict).validate_python(value)
-    except ValidationError as error:
-        raise ValueError(_explained(label, error)) from error
-
-
-def _is_model(type_: Any) -> bool:
-    return isinstance(type_, type) and issubclass(type_, BaseModel)
-
-
-def _explained(label: str, error: ValidationError) -> str:
-    problems = [
-        f"{'.'.join(map(str, item['loc'])) or 'value'}: {item['msg']}, got {item['input']!r}"
-        for item in error.errors()
-    ]
-    if any(item["type"] == "extra_forbidden" for item in error.errors()):
-        problems.append(f"valid keys of an AdamW: {_list(list(AuxAdamW.model_fields))}")
-    return f"{label}: {'; '.join(problems)}"
-
-
-def _list(items: Iterable[str]) -> str:
-    return ", ".join(sorted(items, key=str.lower))
+register_optimizer("SWAN", SWAN)
+register_optimizer("SWANPower", SWAN, power=POWER)
+register_optimizer("SinkGD", SinkGD)
+register_optimizer("PolarGrad", PolarGrad)
+register_optimizer("PolarGradPower", PolarGrad, power=POWER)
+register_optimizer("MatrixMuon", Muon)
+register_optimizer("MuonPower", Muon, power=POWER)
+register_optimizer(
+    "AdamPower", AdamW, power=POWER, defaults={"betas": (0.9, 0.95), "weight_decay": 0.1}
+)

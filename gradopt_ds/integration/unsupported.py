@@ -8,7 +8,7 @@ from deepspeed.runtime.pipe.module import PipelineModule
 from deepspeed.runtime.zero import utils as zero_utils
 from torch.optim import Optimizer
 
-from gradopt_ds.integration.registry import ELEMENTWISE
+from gradopt_ds.integration.registry import is_elementwise
 from gradopt_ds.optim import GradPower, MatrixOptimizer
 
 Setting = tuple[str, Callable[[Any], object]]
@@ -24,6 +24,10 @@ def _device(offload: Any) -> str:
 
 def _optimizer_device(engine: Any) -> str:
     return _device(_zero(engine).offload_optimizer)
+
+
+def _in_json(engine: Any, key: str) -> int:
+    return int(engine._config._param_dict.get(key) or 1)
 
 
 def _has_auto_ep(engine: Any) -> bool:
@@ -94,6 +98,11 @@ REFUSED: tuple[Setting, ...] = (
     ('"compile": {"deepcompile": true}', lambda e: e.is_deepcompile_enabled()),
     ("tensor parallelism (autotp_size > 1)", lambda e: e.autotp_size() > 1),
     ("a model-parallel unit (mpu)", lambda e: e.mpu is not None),
+    (
+        # Without "data_parallel_size" DeepSpeed makes no groups for it, but counts batches by it.
+        'sequence parallelism ("sequence_parallel_size": > 1)',
+        lambda e: max(e.sequence_parallel_size, _in_json(e, "sequence_parallel_size")) > 1,
+    ),
     ("pipeline parallelism", lambda e: isinstance(e.module, PipelineModule)),
     (
         "DeepSpeed MoE layers at ZeRO stage 3",
@@ -135,15 +144,35 @@ def refuse_untested_base(engine: Any, optimizer: Optimizer) -> None:
     """
     if not isinstance(optimizer, GradPower) or isinstance(optimizer.base, MatrixOptimizer):
         return
-    known = {*ELEMENTWISE.values(), *zero_utils.ZERO_SUPPORTED_OPTIMIZERS}
     base = type(optimizer.base)
     if (
         engine.zero_optimization()
-        and base not in known
+        and not is_elementwise(base)
+        and base not in zero_utils.ZERO_SUPPORTED_OPTIMIZERS
         and not engine.zero_allow_untested_optimizer()
     ):
         raise NotImplementedError(
             f"GradPower's base {base.__name__} is untested under ZeRO, which would hand it flat "
             'slices instead of parameters: set "zero_allow_untested_optimizer": true if it is '
             "elementwise"
+        )
+
+
+def refuse_momentum_schedule(engine: Any, optimizer: Optimizer) -> None:
+    """Stop a schedule of momentum that the optimizer would not follow.
+
+    DeepSpeed's OneCycle writes Adam's betas, and switches itself off, with a warning, for an
+    optimizer whose settings are others.
+
+    Raises:
+        NotImplementedError: the config's scheduler is OneCycle, and cycles momentum.
+    """
+    if engine.client_lr_scheduler or engine.scheduler_name() != "OneCycle":
+        return
+    cycles = (engine.scheduler_params() or {}).get("cycle_momentum", True)
+    if cycles and "betas" not in optimizer.defaults:
+        raise NotImplementedError(
+            f'{type(optimizer).__name__} does not follow the momentum that "scheduler": '
+            '{"type": "OneCycle"} cycles (it writes Adam\'s betas): add "cycle_momentum": false to '
+            "the scheduler's params; the learning rate is cycled all the same"
         )

@@ -1,6 +1,7 @@
 """The contracts: which matrices lie in a parameter, and how a rule reaches them."""
 
 from gradopt_ds.matrices.blocks import Block
+from gradopt_ds.matrices.exchange_settings import ExchangeSettings
 from gradopt_ds.matrices.matrix_map import (
     MatrixMap,
     MatrixRule,
@@ -13,6 +14,7 @@ from gradopt_ds.matrices.row_shards import WHOLE, RowShards
 __all__ = [
     "WHOLE",
     "Block",
+    "ExchangeSettings",
     "MatrixMap",
     "MatrixRule",
     "MatrixUpdate",

@@ -1,6 +1,7 @@
 """Bytes per rank from shapes alone: no weight, no process."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -16,6 +17,9 @@ from gradopt_ds.optim.param_groups import AUX, MATRIX, default_assignments, whol
 
 EXPERTS = ".experts."
 """What is in the name of every parameter that expert parallelism spreads."""
+
+EXPERT_MODULE = re.compile(r"(?P<stack>.*\.experts\.(?:[A-Za-z_]\w*\.)*)(?P<index>\d+)\.")
+"""An expert that is a module of its own, as in DeepSpeed's MoE layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,14 +128,19 @@ def _groups(model: nn.Module, built: Built, setup: Setup) -> list[list[Group]]:
     """For each of the optimizer's groups its parameters; experts apart where they are spread."""
     names = {param: name for name, param in model.named_parameters()}
     spread = setup.expert_parallel
+    modules = _expert_modules(names.values())
     found = []
     for group in built.optimizer.param_groups:
         dense, experts = [], []
         for param in group["params"]:
-            if spread > 1 and EXPERTS in names[param]:
-                experts.append(_share(names[param], whole_shape(param), spread))
+            name, shape = names[param], whole_shape(param)
+            if spread == 1 or EXPERTS not in name:
+                dense.append(shape)
+            elif module := EXPERT_MODULE.match(name):
+                if int(module["index"]) < _divided(modules[module["stack"]], spread, name):
+                    experts.append(shape)
             else:
-                dense.append(whole_shape(param))
+                experts.append(_share(name, shape, spread))
         parts = [Group(tuple(dense), setup.ranks), Group(tuple(experts), setup.ranks // spread)]
         found.append([part for part in parts if part.shapes])
     if spread > 1 and not any(len(parts) > 1 for parts in found):
@@ -139,13 +148,30 @@ def _groups(model: nn.Module, built: Built, setup: Setup) -> list[list[Group]]:
     return found
 
 
+def _expert_modules(names: Iterable[str]) -> dict[str, int]:
+    """For each list of experts that are modules of their own, how many they are."""
+    matches = [match for name in names if (match := EXPERT_MODULE.match(name))]
+    return {
+        stack: 1 + max(int(match["index"]) for match in matches if match["stack"] == stack)
+        for stack in {match["stack"] for match in matches}
+    }
+
+
 def _share(name: str, shape: tuple[int, ...], ranks: int) -> tuple[int, ...]:
-    if len(shape) != 3 or shape[0] % ranks:
+    if len(shape) != 3:
         raise ValueError(
-            f"expert_parallel {ranks} cannot spread {name!r} of shape {shape}: its first dimension "
-            "must be the experts, and a multiple of that"
+            f"expert_parallel {ranks} cannot spread {name!r} of shape {shape}: experts are the "
+            "first of three dimensions, or modules with a number in their names"
         )
-    return (shape[0] // ranks, *shape[1:])
+    return (_divided(shape[0], ranks, name), *shape[1:])
+
+
+def _divided(experts: int, ranks: int, name: str) -> int:
+    if experts % ranks:
+        raise ValueError(
+            f"expert_parallel {ranks} does not divide the {experts} experts of {name!r}"
+        )
+    return experts // ranks
 
 
 def _state(

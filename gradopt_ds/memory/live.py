@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from gradopt_ds.integration.zero.attributes import BUCKETS, GRADIENTS, MASTERS, WEIGHTS
+
 CATEGORIES = ("weights", "masters", "state", "gradients", "buffers", "other")
 """What :func:`live_bytes` tells apart.
 
@@ -18,29 +20,6 @@ CATEGORIES = ("weights", "masters", "state", "gradients", "buffers", "other")
 - buffers: everything else that ZeRO's wrapper holds, its communication buckets above all
 - other: every other tensor that Python can reach
 """
-
-WEIGHTS = (
-    "bit16_groups_flat",
-    "bf16_groups_flat",
-    "fp16_groups_flat",
-    "lp_param_buffer",
-    "param_groups_fp16_flat_cpu_memory",
-)
-MASTERS = (
-    "single_partition_of_fp32_groups",
-    "fp32_groups_flat_partition",
-    "fp32_groups",
-    "fp32_partitioned_groups_flat",
-)
-GRADIENTS = (
-    "averaged_gradients",
-    "all_grad_tensors",
-    "accumulated_grads_in_cpu",
-    "offload_gradient_dict",
-    "grad_partitions_flat_buffer",
-    "fp32_groups_gradients_flat",
-)
-"""Attributes of DeepSpeed's wrappers that hold them."""
 
 
 def tensors_in(tree: Any) -> Iterator[Tensor]:
@@ -93,7 +72,7 @@ def live_bytes(engine: Any, before: Existing = ()) -> dict[str, int]:
         ],
         "buffers": [
             vars(wrapper),
-            [vars(bucket) for bucket in getattr(wrapper, "ipg_buckets", {}).values()],
+            [vars(bucket) for bucket in getattr(wrapper, BUCKETS, {}).values()],
         ],
         "other": _all_tensors(),
     }

@@ -1,25 +1,22 @@
 """Optimizers on the meta device: their groups, and the state that their own step makes."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from gradopt_ds.integration import OPTIMIZERS
-from gradopt_ds.integration.registry import build_optimizer, canonical_name, exchange_settings
+from gradopt_ds.integration.optimizer_json import build_optimizer
+from gradopt_ds.integration.registry import OPTIMIZERS, canonical_name, names
 from gradopt_ds.matrices import MatrixRule, MatrixUpdate
 from gradopt_ds.memory.live import tensors_in
 from gradopt_ds.optim import GradPower, MatrixOptimizer
-from gradopt_ds.sharding import ExchangeSettings
 
 BLOCKS: Mapping[str, dict[str, Any]] = {
     "AdamW": {"type": "AdamW", "params": {"torch_adam": True}},
     "FusedAdamW": {"type": "AdamW"},
-    # In DeepSpeed's JSON "Muon" is DeepSpeed's own; the first power of a gradient is the gradient.
-    "Muon": {"type": "GradPower", "params": {"power": 1.0, "base": {"type": "Muon"}}},
     **{name: {"type": name} for name in OPTIMIZERS},
 }
 """Short names → ``"optimizer"`` blocks of a DeepSpeed JSON, with every default."""
@@ -36,12 +33,10 @@ class Built:
         optimizer: it has never stepped.
         torch_steps: torch takes the step, with counters that are tensors and with temporaries as
             large as its parameters; DeepSpeed's fused Adam has neither.
-        exchange: how cut matrices travel.
     """
 
     optimizer: Optimizer
     torch_steps: bool
-    exchange: ExchangeSettings = field(default_factory=ExchangeSettings)
 
     @property
     def base(self) -> Optimizer:
@@ -50,7 +45,7 @@ class Built:
 
     @property
     def powered(self) -> bool:
-        """Whether a gradient power keeps one group's gradients twice."""
+        """Whether a gradient power keeps the gradients of a step twice."""
         return any(group.get("power", 1.0) != 1.0 for group in self.optimizer.param_groups)
 
     def state_bytes(self, stepped: Sequence[Sequence[tuple[int, ...]]], dtype: torch.dtype) -> int:
@@ -96,17 +91,11 @@ def build(block: Mapping[str, Any], model: nn.Module) -> Built:
     name, params = str(block.get("type")), dict(block.get("params") or {})
     if canonical_name(name) is not None:
         optimizer = build_optimizer(name, params, model, model.parameters())
-        return Built(optimizer, True, exchange_settings(name, params))
+        return Built(optimizer, True)
     if name.lower() not in ("adam", "adamw"):
         raise ValueError(
-            f"the memory of the optimizer {name!r} is not known; known are AdamW, Adam, GradPower, "
-            f"{', '.join(OPTIMIZERS)}"
-            + (
-                " (\"Muon\" in a DeepSpeed JSON is DeepSpeed's own; this library's is the base of "
-                'a "GradPower" with "power": 1)'
-                if name.lower() == "muon"
-                else ""
-            )
+            f"the memory of the optimizer {name!r} is not known; known are AdamW, Adam, "
+            f"{', '.join(names())}; \"Muon\" is DeepSpeed's own, this library's is MatrixMuon"
         )
     if unknown := sorted(params.keys() - ADAM_KEYS - DEEPSPEED_KEYS):
         raise ValueError(f"{name}: it is not known what {', '.join(unknown)} means for memory")

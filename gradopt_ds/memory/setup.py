@@ -133,10 +133,12 @@ class Setup(BaseModel):
             optimizer: the ``"optimizer"`` block.
 
         Raises:
-            ValueError: expert parallelism, which this library does not run yet.
+            ValueError: expert parallelism, whose size stands in the model's MoE layers.
         """
         if self.expert_parallel > 1:
-            raise ValueError("expert_parallel can be estimated, not run")
+            raise ValueError(
+                "expert_parallel is set in the MoE layers of a model, not in a DeepSpeed JSON"
+            )
         zero: dict[str, Any] = {"stage": self.stage, "reduce_bucket_size": self.reduce_bucket_size}
         if self.overlap_comm is not None:
             zero["overlap_comm"] = self.overlap_comm

@@ -6,13 +6,13 @@ from math import prod
 
 from torch.optim import Adam, AdamW
 
+from gradopt_ds.matrices import ExchangeSettings
 from gradopt_ds.matrices.matrix_map import BATCH_ELEMENTS
 from gradopt_ds.memory.optimizers import Built
 from gradopt_ds.memory.setup import Setup
-from gradopt_ds.memory.zero import Group, stepped_shapes
+from gradopt_ds.memory.zero import Group, stepped_shapes, steps_on_all_groups
 from gradopt_ds.optim import MatrixOptimizer
 from gradopt_ds.optim.param_groups import MATRIX
-from gradopt_ds.sharding import ExchangeSettings
 from gradopt_ds.sharding.plan import COPIES, ELEMENT_BYTES
 
 RULE_COPIES = 7
@@ -24,7 +24,7 @@ that it steps on one after the other, that of the last is still there."""
 
 
 def workspace_bytes(built: Built, groups: Sequence[Sequence[Group]], setup: Setup) -> int:
-    """Bytes that the step of one group may occupy besides gradients and state, at most.
+    """Bytes that a step may occupy besides gradients and state, at most.
 
     Args:
         built: the optimizer.
@@ -33,20 +33,22 @@ def workspace_bytes(built: Built, groups: Sequence[Sequence[Group]], setup: Setu
     """
     master = setup.dtypes.masters.itemsize
     adam = built.torch_steps and isinstance(built.base, AdamW | Adam | MatrixOptimizer)
-    most = 0
+    rules, copies = [], []
     for group, parts in zip(built.optimizer.param_groups, groups, strict=True):
         sizes = [prod(shape) for shapes in stepped_shapes(parts, setup) for shape in shapes]
         if group.get("rule") == MATRIX:
             assert isinstance(built.base, MatrixOptimizer)
             blocks = [block for param in group["params"] for block in built.base.blocks[param]]
             largest = max(block.numel for block in blocks)
-            own = _matrix_bytes(parts, largest, setup, built.exchange)
+            own = _matrix_bytes(parts, largest, setup, built.base.exchange)
         else:
             own = (ADAM_COPIES * max(sizes) + _second(sizes, setup)) * master * adam
-        if built.powered:
-            own += sum(sizes) * master if setup.stage < 3 else max(sizes) * master
-        most = max(most, own)
-    return most
+        rules.append(own)
+        stepped = sum(sizes) if setup.stage < 3 else max(sizes)
+        copies.append(stepped * master * built.powered)
+    if steps_on_all_groups(setup):  # the power copies the gradients of them all
+        return max(rules) + sum(copies)
+    return max(map(sum, zip(rules, copies, strict=True)))
 
 
 def _second(sizes: Sequence[int], setup: Setup) -> int:

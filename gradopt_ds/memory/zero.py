@@ -8,12 +8,10 @@ touches, whole. Stage 3 cuts every parameter into equal chunks and steps on sub-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from math import ceil, prod
+from math import prod
 
+from gradopt_ds.integration.zero.cutting import chunk_size, slice_size, sub_groups
 from gradopt_ds.memory.setup import Setup
-
-ALIGNMENT = 2
-"""Stages 1 and 2 pad a group to a multiple of this times the number of ranks."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Group:
     @property
     def slice_size(self) -> int:
         """Elements of a rank's slice at stages 1 and 2, padding included."""
-        return ALIGNMENT * ceil(sum(self.numels) / (ALIGNMENT * self.ranks))
+        return slice_size(sum(self.numels), self.ranks)
 
     def touched(self, rank: int) -> int:
         """Elements of whole parameters that a rank's slice touches, and of padding in it."""
@@ -52,18 +50,9 @@ class Group:
 
     def sub_groups(self, size: int) -> Iterator[int]:
         """Elements of a rank's part of each sub-group of stage 3."""
-        chunks = [ceil(numel / self.ranks) for numel in self.numels]
-        if size >= sum(chunks):
-            yield sum(chunks)
-            return
-        held = 0
-        for chunk in chunks:
-            held += chunk
-            if held >= size:
-                yield held
-                held = 0
-        if held:
-            yield held
+        chunks = [chunk_size(numel, self.ranks) for numel in self.numels]
+        for members in sub_groups(chunks, size):
+            yield sum(chunks[index] for index in members)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +65,6 @@ class ZeroBytes:
         gradients: held after the last backward pass of a step.
         step_gradients: held while the optimizer steps, at most: with the copy that it steps with.
         cast_gradients: held while that copy is made, at most.
-        resting_gradients: held between steps.
         buckets: held throughout.
         backward_buckets: held during the backward pass besides.
     """
@@ -86,7 +74,6 @@ class ZeroBytes:
     gradients: int
     step_gradients: int
     cast_gradients: int
-    resting_gradients: int
     buckets: int
     backward_buckets: int
 
@@ -100,13 +87,18 @@ def stepped_shapes(groups: Sequence[Group], setup: Setup) -> list[list[tuple[int
     return [[(size,) for size in group.sub_groups(setup.sub_group_size)] for group in groups]
 
 
+def steps_on_all_groups(setup: Setup) -> bool:
+    """Whether one step of the optimizer sees all groups; else ZeRO hands it one after the other."""
+    return setup.stage == 0 or _is_bf16_optimizer(setup)
+
+
 def zero_bytes(groups: Sequence[Group], setup: Setup, rank: int) -> ZeroBytes:
     """The bytes of every buffer that ZeRO keeps for these groups on a rank."""
     if setup.stage == 0:
         return _stage_0(groups, setup)
     if setup.stage == 3:
         return _stage_3(groups, setup)
-    if setup.stage == 1 and setup.precision == "bf16-fp32-gradients":
+    if _is_bf16_optimizer(setup):
         return _bf16_optimizer(groups, setup)
     return _stages_1_and_2(groups, setup, rank)
 
@@ -122,7 +114,6 @@ def _stage_0(groups: Sequence[Group], setup: Setup) -> ZeroBytes:
         gradients=elements * weight,
         step_gradients=during,
         cast_gradients=during,
-        resting_gradients=0,
         buckets=0,
         # DeepSpeed's all-reduce flattens the gradients of a bucket at a time.
         backward_buckets=min(elements, setup.reduce_bucket_size) * weight * (setup.ranks > 1),
@@ -159,7 +150,6 @@ def _stages_1_and_2(groups: Sequence[Group], setup: Setup, rank: int) -> ZeroByt
             gradients=sum(slices) * master,
             step_gradients=sum(slices) * master,
             cast_gradients=sum(slices) * master,
-            resting_gradients=sum(slices) * master,
             buckets=(sum(slices) + 2 * largest) * weight,
             backward_buckets=buckets * setup.reduce_bucket_size * weight,
         )
@@ -169,10 +159,13 @@ def _stages_1_and_2(groups: Sequence[Group], setup: Setup, rank: int) -> ZeroByt
         gradients=gradients,
         step_gradients=max(during),
         cast_gradients=max(casting),
-        resting_gradients=0,
         buckets=0,
         backward_buckets=buckets * setup.reduce_bucket_size * weight,
     )
+
+
+def _is_bf16_optimizer(setup: Setup) -> bool:
+    return setup.stage == 1 and setup.precision == "bf16-fp32-gradients"
 
 
 def _bf16_optimizer(groups: Sequence[Group], setup: Setup) -> ZeroBytes:
@@ -187,7 +180,6 @@ def _bf16_optimizer(groups: Sequence[Group], setup: Setup) -> ZeroBytes:
         gradients=gradients + fresh,
         step_gradients=gradients + fresh,
         cast_gradients=gradients + fresh,
-        resting_gradients=gradients,
         buckets=0,
         backward_buckets=0,
     )
@@ -199,7 +191,7 @@ def _stage_3(groups: Sequence[Group], setup: Setup) -> ZeroBytes:
     parts = [size for group in groups for size in group.sub_groups(setup.sub_group_size)]
     exacts = [numel for group in groups for numel in group.numels]
     # What is gathered is padded to equal chunks.
-    numels = [setup.ranks * ceil(numel / setup.ranks) for numel in exacts]
+    numels = [setup.ranks * chunk_size(numel, setup.ranks) for numel in exacts]
     persistent = sum(
         padded
         for padded, exact in zip(numels, exacts, strict=True)
@@ -219,7 +211,6 @@ def _stage_3(groups: Sequence[Group], setup: Setup) -> ZeroBytes:
         gradients=kept + (sum(parts) * master if setup.offload_optimizer else 0),
         step_gradients=during,
         cast_gradients=casting,
-        resting_gradients=kept + (sum(parts) * master if setup.offload_optimizer else 0),
         buckets=setup.reduce_bucket_size * weight,
         backward_buckets=gathered * weight * (not alone),
     )

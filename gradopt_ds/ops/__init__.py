@@ -14,7 +14,7 @@ from gradopt_ds.ops.oracles.oracle import Oracle
 from gradopt_ds.ops.oracles.polar_express import PolarExpress
 from gradopt_ds.ops.oracles.precision import default_compute_dtype
 from gradopt_ds.ops.oracles.qdwh import QDWH
-from gradopt_ds.ops.oracles.registry import ORACLES, make_oracle
+from gradopt_ds.ops.oracles.registry import ORACLES, make_oracle, oracle_spec
 from gradopt_ds.ops.oracles.zolo_pd import ZoloPD
 from gradopt_ds.ops.power import sign_power
 from gradopt_ds.ops.whitening import swan_direction
@@ -38,6 +38,7 @@ __all__ = [
     "grad_norm",
     "make_oracle",
     "nuclear_norm",
+    "oracle_spec",
     "sign_power",
     "swan_direction",
 ]

@@ -10,7 +10,8 @@ from torch.optim import AdamW
 from gradopt_ds.optim.rounding import store
 
 CHUNK = 2**24
-"""Elements that exist in float32 at a time: 64 MiB each for weight, gradient and two moments."""
+"""Elements, or else one row, that exist in float32 at a time: 64 MiB each for weight, gradient and
+two moments."""
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -46,15 +47,16 @@ def step_aux(
 def _step_in_float32(
     param: Tensor, settings: dict[str, Any], state: State, generator: torch.Generator
 ) -> None:
-    """Chunk by chunk: AdamW is elementwise."""
+    """Some rows at a time: AdamW is elementwise, and rows are views in any layout in memory."""
     assert param.grad is not None
     own = state[param]
     for moment in MOMENTS:
         own.setdefault(moment, torch.zeros_like(param, memory_format=torch.preserve_format))
     step = own.setdefault("step", torch.zeros(()))
     tensors = [param.detach(), param.grad, *(own[moment] for moment in MOMENTS)]
+    rows = max(1, CHUNK // max(1, param.shape[1:].numel()))
     for weight, gradient, *moments in zip(
-        *(tensor.view(-1).split(CHUNK) for tensor in tensors), strict=True
+        *(torch.atleast_1d(tensor).split(rows) for tensor in tensors), strict=True
     ):
         chunk = weight.float().requires_grad_()
         chunk.grad = gradient.float()

@@ -1,6 +1,7 @@
 """GradPower: ``sign(g)|g|^p`` before any base optimizer (arXiv 2505.24275)."""
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,27 +9,31 @@ import torch
 from torch.optim import Optimizer
 
 from gradopt_ds.ops import sign_power
+from gradopt_ds.optim.matrix_optimizer import MatrixOptimizer
+from gradopt_ds.optim.resumed_settings import BASE_LR, load_with_settings
 from gradopt_ds.optim.settings import Positive, checked
 
 
 @contextmanager
-def powered_gradients(group: dict[str, Any]) -> Iterator[None]:
-    """Within the context the gradients of ``group`` are ``phi_p(g)``, ``p = group["power"]``.
+def powered_gradients(groups: Iterable[dict[str, Any]]) -> Iterator[None]:
+    """Within the context the gradients of ``groups`` are ``phi_p(g)``, ``p = group["power"]``.
 
     The gradients themselves are left as they are: a caller that keeps on accumulating into them
-    must not meet a gradient that has already been raised to a power.
+    must not meet a gradient that has already been raised to a power. So they exist twice for as
+    long as the context lasts, but for those of groups whose power is 1.
     """
-    power = group["power"]
-    if power == 1.0:
-        yield
-        return
-    gradients = [param.grad for param in group["params"]]
+    gradients = [
+        (param, param.grad, group["power"])
+        for group in groups
+        for param in group["params"]
+        if param.grad is not None and group["power"] != 1.0
+    ]
     try:
-        for param, gradient in zip(group["params"], gradients, strict=True):
-            param.grad = None if gradient is None else sign_power(gradient, power)
+        for param, gradient, power in gradients:
+            param.grad = sign_power(gradient, power)
         yield
     finally:
-        for param, gradient in zip(group["params"], gradients, strict=True):
+        for param, gradient, _ in gradients:
             param.grad = gradient
 
 
@@ -39,31 +44,46 @@ class GradPower(Optimizer):
     :math:`\varphi_p(cg) = c^p\varphi_p(g)`, so it acts once per step on the gradient that is
     averaged over ranks and micro-batches, unscaled and clipped.
 
+    The base takes one step over all groups, so that it may relate them to one another (by a global
+    norm, say). During that step every gradient with a power other than 1 exists twice.
+
     Args:
-        base: the optimizer that takes the step; its groups and state are shared, not copied.
+        base: the optimizer that takes the step; its groups and state are shared, not copied. It
+            must do without a closure: the closure, if there is one, is called once, before it.
         power: the exponent p; 1.2 is the paper's choice for Adam. Small gradients shrink
             (``1e-6 -> 6e-8`` at 1.2): keep the base optimizer's ``eps`` small.
 
     Raises:
         pydantic.ValidationError: ``power`` is not a positive number.
-        ValueError: ``base`` is itself a GradPower.
+        ValueError: ``base`` is itself a GradPower, or cannot step without a closure.
     """
 
     @checked
     def __init__(self, base: Optimizer, power: Positive = 1.2) -> None:
         if isinstance(base, GradPower):
             raise ValueError("GradPower of GradPower: multiply the two powers into one")
+        if _needs_closure(base):
+            raise ValueError(
+                f"GradPower of {type(base).__name__}, which evaluates the model within its step: "
+                "those gradients would not be raised to the power"
+            )
         self.base = base
         super().__init__(base.param_groups, {**base.defaults, "power": power})
         for group in self.param_groups:
             group["power"] = power
+            if "lr" in group:
+                group.setdefault(BASE_LR, group["lr"])
         self.state = base.state
+        self._share_with_base()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base optimizer and to this one (see ``torch.optim.Optimizer``)."""
-        if not any(param_group is group for group in self.base.param_groups):
-            self.base.add_param_group(param_group)
-        super().add_param_group(param_group)
+        if any(param_group is group for group in self.base.param_groups):
+            super().add_param_group(param_group)
+            return
+        self._share_with_base()
+        self.base.add_param_group(param_group)
+        self.param_groups[-1].setdefault("power", self.defaults["power"])
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Take the base optimizer's step with powered gradients.
@@ -76,12 +96,8 @@ class GradPower(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._share_with_base()
-        # Group by group, so that only one group's gradients exist twice at a time.
-        for group in self.param_groups:
-            self.base.param_groups = [group]
-            with powered_gradients(group):
-                self.base.step()
-        self.base.param_groups = self.param_groups
+        with powered_gradients(self.param_groups):
+            self.base.step()
         return loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -101,10 +117,23 @@ class GradPower(Optimizer):
                 "resuming from it would change the optimizer in the middle of a run"
             )
         self._share_with_base()
-        self.base.load_state_dict(state_dict)
+        if isinstance(self.base, MatrixOptimizer):
+            self.base.load_state_dict(state_dict)
+        else:
+            load_with_settings(self.base, state_dict, self.base.load_state_dict)
         self.param_groups, self.state = self.base.param_groups, self.base.state
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle holds: what torch keeps, and the base with the same."""
+        self._share_with_base()
+        return {**super().__getstate__(), "base": self.base}
 
     def _share_with_base(self) -> None:
         # DeepSpeed assigns new lists to `param_groups`; the base must see the same ones.
         self.base.param_groups = self.param_groups
         self.base.state = self.state
+
+
+def _needs_closure(base: Optimizer) -> bool:
+    closure = inspect.signature(base.step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty

@@ -1,18 +1,26 @@
 """The base of the optimizers that update whole matrices."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradopt_ds.matrices import Block, MatrixMap, MatrixUpdate, RowShards, WholeMatrixMap
-from gradopt_ds.ops import Oracle, make_oracle
+from gradopt_ds.matrices import (
+    Block,
+    ExchangeSettings,
+    MatrixMap,
+    MatrixUpdate,
+    RowShards,
+    WholeMatrixMap,
+)
+from gradopt_ds.ops import Oracle, make_oracle, oracle_spec
 from gradopt_ds.optim.aux_adamw import step_aux
 from gradopt_ds.optim.param_groups import AUX, MATRIX, whole_shape
+from gradopt_ds.optim.resumed_settings import BASE_LR, load_with_settings
 from gradopt_ds.optim.rounding import store
 from gradopt_ds.optim.settings import AuxAdamW
 from gradopt_ds.optim.splits import blocks_of
@@ -24,12 +32,16 @@ class MatrixOptimizer(Optimizer, ABC):
     A subclass supplies its rule on whole matrices (:meth:`_matrix_rule`) and, if it has momentum,
     what the rule is applied to (:meth:`_direction`). Where the matrices are is the business of
     ``matrix_map``: the default expects them whole; under ZeRO it is replaced by an exchange.
-    ``blocks`` says of every parameter which matrices lie in it.
+    ``blocks`` says of every parameter which matrices lie in it; ``exchange``, which may be replaced
+    before ``deepspeed.initialize``, how cut matrices travel.
 
     Group settings of a matrix group are those in ``matrix_defaults``; of an auxiliary group,
     AdamW's and ``lr_scale``. Every group's ``lr`` is the matrix learning rate, and an auxiliary
     group steps with ``lr * lr_scale``: schedulers that write one ``lr`` into all groups, as
-    DeepSpeed's do, keep the ratio of the two.
+    DeepSpeed's do, keep the ratio of the two. An auxiliary group that is given an ``lr`` begins
+    with that one: ``lr_scale`` is its ratio to the matrix learning rate.
+
+    Copies and pickles go on like the original; torch's hooks are not in them, as with AdamW.
 
     Args:
         params: groups that carry a rule, from :func:`gradopt_ds.optim.matrix_param_groups`.
@@ -43,6 +55,12 @@ class MatrixOptimizer(Optimizer, ABC):
         ValueError: a group does not say its rule; an unknown oracle.
     """
 
+    fixed_settings: ClassVar[tuple[str, ...]] = ("rule",)
+    """Settings of a group under which saved state would mean something else if they changed, see
+    :func:`gradopt_ds.optim.resumed_settings.refuse_another_rule`."""
+
+    _generator: torch.Generator | None = None
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -54,10 +72,10 @@ class MatrixOptimizer(Optimizer, ABC):
         self.oracle = make_oracle(oracle)
         self.blocks: dict[Tensor, tuple[Block, ...]] = {}
         self.matrix_map: MatrixMap = WholeMatrixMap(self.blocks)
+        self.exchange = ExchangeSettings()
         self._matrix_defaults = dict(matrix_defaults)
         self._aux = aux
         self._rounding = {"stochastic_rounding": stochastic_rounding, "rounding_step": 0}
-        self._generator: torch.Generator | None = None
         super().__init__(params, {"lr": matrix_defaults["lr"]})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -65,10 +83,12 @@ class MatrixOptimizer(Optimizer, ABC):
 
         Args:
             param_group: parameters and settings. ``blocks`` of a matrix group: the matrices of each
-                parameter; without it every parameter is one matrix.
+                parameter; without it every parameter is one matrix. ``lr`` of an auxiliary group:
+                AdamW's; ``matrix_lr`` instead: that of the matrices which it accompanies.
 
         Raises:
-            ValueError: the group has no ``rule``, or no ``blocks`` and a parameter that is not 2-D.
+            ValueError: the group has no ``rule``; no ``blocks`` and a parameter that is not 2-D; or
+                a matrix that cannot be updated. The group is not added.
         """
         rule = param_group.get("rule")
         if rule not in (MATRIX, AUX):
@@ -81,14 +101,22 @@ class MatrixOptimizer(Optimizer, ABC):
         param_group = dict(param_group)
         blocks = param_group.pop("blocks", None)
         param_group["algorithm"] = type(self).__name__
-        settings = self._matrix_defaults if rule == MATRIX else self._aux_defaults()
+        if rule == AUX and "lr_scale" not in param_group:
+            param_group.update(self._aux_rates(param_group))
+        # The oracle is written down, for checkpoints; the one that computes is ``self.oracle``.
+        oracle = {"oracle": oracle_spec(self.oracle)}
+        matrix = rule == MATRIX
+        settings = {**self._matrix_defaults, **oracle} if matrix else self._aux.model_dump()
         for key, value in {**settings, **self._rounding}.items():
             param_group.setdefault(key, value)
+        param_group.setdefault(BASE_LR, param_group["lr"])
         super().add_param_group(param_group)
         if rule == MATRIX:
-            params = self.param_groups[-1]["params"]
-            given = blocks or map(_one_matrix, params)
-            self.blocks.update(zip(params, map(tuple, given), strict=True))
+            try:
+                self.blocks.update(self._checked_blocks(self.param_groups[-1]["params"], blocks))
+            except ValueError:
+                del self.param_groups[-1]
+                raise
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update every parameter that has a gradient.
@@ -109,12 +137,31 @@ class MatrixOptimizer(Optimizer, ABC):
                     step_aux([group], self.state, self._generator)
         return loss
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore state saved by the same optimizer.
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle holds.
 
         Raises:
-            ValueError: the state belongs to another optimizer, or to this one behind a gradient
-                power that it no longer has.
+            TypeError: the matrices are spread over ranks.
+        """
+        if not isinstance(self.matrix_map, WholeMatrixMap):
+            raise TypeError(
+                f"this {type(self).__name__} belongs to a DeepSpeed engine: its matrices are cut "
+                "over the ranks of process groups, which can be neither copied nor pickled. Copy "
+                "it before `deepspeed.initialize`, or save it with `engine.save_checkpoint`"
+            )
+        return {
+            key: value
+            for key, value in vars(self).items()
+            # Hooks, a step that a scheduler has wrapped, random numbers that every step seeds anew.
+            if not key.startswith("_optimizer_") and key not in ("step", "_generator")
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore state saved by the same optimizer; settings that differ are said in the log.
+
+        Raises:
+            ValueError: the state belongs to another optimizer, to this one behind a gradient
+                power that it no longer has, or to one of other ``fixed_settings``.
         """
         powered = any("power" in group for group in self.param_groups)
         for group in state_dict["param_groups"]:
@@ -128,7 +175,7 @@ class MatrixOptimizer(Optimizer, ABC):
                     f"this state was saved with gradients to the power {group['power']:g}: "
                     "resuming without it would change the optimizer in the middle of a run"
                 )
-        super().load_state_dict(state_dict)
+        load_with_settings(self, state_dict, super().load_state_dict, self.fixed_settings)
 
     @abstractmethod
     def _matrix_rule(
@@ -171,9 +218,34 @@ class MatrixOptimizer(Optimizer, ABC):
             self._generator.manual_seed(group["rounding_step"])
             group["rounding_step"] += 1
 
-    def _aux_defaults(self) -> dict[str, Any]:
+    def _aux_rates(self, group: dict[str, Any]) -> dict[str, float]:
         lr = self._matrix_defaults["lr"]
-        return {"lr": lr, "lr_scale": self._aux.lr / lr, **self._aux.model_dump(exclude={"lr"})}
+        if "matrix_lr" in group:
+            return {"lr": group.pop("matrix_lr"), "lr_scale": self._aux.lr / lr}
+        return {"lr": lr, "lr_scale": group.pop("lr", self._aux.lr) / lr}
+
+    def _checked_blocks(
+        self, params: Sequence[Tensor], given: Iterable[Iterable[Block]] | None
+    ) -> dict[Tensor, tuple[Block, ...]]:
+        blocks = [tuple(own) for own in given] if given else [_one_matrix(p) for p in params]
+        for param, own in zip(params, blocks, strict=True):
+            for block in own:
+                self._check_matrix(block)
+            is_one_matrix = [(block.rows, block.columns) for block in own] == [tuple(param.shape)]
+            if not is_one_matrix and not param.is_contiguous():
+                raise ValueError(
+                    f"a parameter of shape {tuple(param.shape)} with {len(own)} matrices in it is "
+                    "not contiguous in memory, so that none of them could be updated in place: set "
+                    "`param.data = param.data.contiguous()` before the optimizer is made"
+                )
+        return dict(zip(params, blocks, strict=True))
+
+    def _check_matrix(self, block: Block) -> None:
+        """Refuse a matrix that the rule would never move.
+
+        Raises:
+            ValueError: says why.
+        """
 
 
 def _one_matrix(param: Tensor) -> tuple[Block, ...]:

@@ -9,12 +9,12 @@ auxiliary AdamW.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from gradopt_ds.matrices import Block
+from gradopt_ds.optim.patterns import listed, matching, splits_by_name
 from gradopt_ds.optim.splits import blocks_of, stacked_experts
 
 Rule = Literal["matrix", "aux"]
@@ -85,11 +85,11 @@ def assign_rules(
     names: dict[Tensor, str] = {
         param: name for name, param in model.named_parameters() if param.requires_grad
     }
-    included = _matching(names.values(), include, "include")
-    excluded = _matching(names.values(), exclude, "exclude")
+    included = matching(names.values(), include, "include")
+    excluded = matching(names.values(), exclude, "exclude")
     if both := sorted(included & excluded):
-        raise ValueError(f"both include and exclude match {_listed(both)}")
-    splits = _splits(list(names.values()), split or {})
+        raise ValueError(f"both include and exclude match {listed(both)}")
+    splits = splits_by_name(list(names.values()), split or {})
     return {
         param: _overridden(assignment, included, excluded, splits.get(assignment.name))
         for param, assignment in default_assignments(model).items()
@@ -109,7 +109,9 @@ def matrix_param_groups(
     Args:
         model: the model that the parameters belong to.
         params: parameters or parameter groups to split; all trainable ones by default. A group's
-            own settings (``lr``, ``weight_decay``, ``name``, …) go to both of its parts.
+            own settings (``weight_decay``, ``name``, …) go to both of its parts. Its ``lr`` is that
+            of its matrices, and what else is in it keeps its ratio to them (``matrix_lr``); of a
+            group without matrices it is the auxiliary AdamW's.
         include: see :func:`assign_rules`.
         exclude: see :func:`assign_rules`.
         split: see :func:`assign_rules`.
@@ -127,15 +129,19 @@ def matrix_param_groups(
         trainable = [param for param in group["params"] if param.requires_grad]
         if strangers := [whole_shape(p) for p in trainable if p not in assignments]:
             raise ValueError(
-                f"parameters of shapes {_listed(strangers)} are not parameters of "
+                f"parameters of shapes {listed(strangers)} are not parameters of "
                 f"{type(model).__name__}: their names, and so their rule, cannot be known"
             )
         for rule in (MATRIX, AUX):
             members = [p for p in trainable if assignments[p].rule == rule]
-            if members:
-                groups.append({**group, "params": members, "rule": rule})
-            if members and rule == MATRIX:
-                groups[-1]["blocks"] = [assignments[p].blocks for p in members]
+            if not members:
+                continue
+            part = {**group, "params": members, "rule": rule}
+            if rule == MATRIX:
+                part["blocks"] = [assignments[p].blocks for p in members]
+            elif len(members) < len(trainable) and "lr" in part:
+                part["matrix_lr"] = part.pop("lr")
+            groups.append(part)
     return groups
 
 
@@ -269,35 +275,3 @@ def _split(assignment: Assignment, split: int | Sequence[int]) -> Assignment:
     except ValueError as error:
         raise ValueError(f"split of {assignment.name!r}: {error}") from None
     return replace(assignment, rule=MATRIX, reason="named in split", blocks=blocks)
-
-
-def _splits(
-    names: Sequence[str], split: Mapping[str, int | Sequence[int]]
-) -> dict[str, int | Sequence[int]]:
-    """Parameter name → its split."""
-    found: dict[str, int | Sequence[int]] = {}
-    for pattern, parts in split.items():
-        for name in sorted(_matching(names, [pattern], "split")):
-            if name in found:
-                raise ValueError(f"two patterns of split match {name!r}: {pattern!r} is one")
-            found[name] = parts
-    return found
-
-
-def _matching(names: Iterable[str], patterns: Sequence[str], setting: str) -> set[str]:
-    available = list(names)
-    matched: set[str] = set()
-    for pattern in patterns:
-        found = {name for name in available if fnmatchcase(name, pattern)}
-        if not found:
-            raise ValueError(
-                f"{setting} pattern {pattern!r} matches no parameter; "
-                f"the model has {_listed(available)}"
-            )
-        matched |= found
-    return matched
-
-
-def _listed(items: Sequence[object], most: int = 12) -> str:
-    shown = ", ".join(str(item) for item in items[:most])
-    return shown if len(items) <= most else f"{shown}, … ({len(items)} in all)"

@@ -1,7 +1,7 @@
 """PolarGrad and Muon: steps along the polar factor of the momentum."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from gradopt_ds.matrices import MatrixUpdate, RowShards
 from gradopt_ds.ops import Oracle, nuclear_norm
 from gradopt_ds.optim.matrix_optimizer import MatrixOptimizer
+from gradopt_ds.optim.param_groups import MATRIX
 from gradopt_ds.optim.settings import (
     Aux,
     AuxAdamW,
@@ -61,6 +62,13 @@ class PolarGrad(MatrixOptimizer):
         pydantic.ValidationError: a setting has the wrong type or is out of range.
     """
 
+    fixed_settings: ClassVar[tuple[str, ...]] = (
+        *MatrixOptimizer.fixed_settings,
+        "momentum_order",
+        "nesterov",
+        "momentum",
+    )
+
     @checked
     def __init__(
         self,
@@ -76,47 +84,51 @@ class PolarGrad(MatrixOptimizer):
         aux: Aux = AuxAdamW(),  # noqa: B008  (immutable)
         stochastic_rounding: bool = False,
     ) -> None:
-        if nesterov and (momentum == 0 or momentum_order == "polar_first"):
-            raise ValueError(
-                "nesterov needs momentum > 0 and momentum_order 'momentum_first', got "
-                f"momentum={momentum}, momentum_order={momentum_order!r}"
-            )
-        if nuclear_exponent != 1.0 and scale != "nuclear":
-            raise ValueError(f"nuclear_exponent has no effect with scale={scale!r}")
-        self.momentum_order = momentum_order
-        self.nesterov = nesterov
-        self.scale = scale
         defaults = {
             "lr": lr,
             "momentum": momentum,
+            "momentum_order": momentum_order,
+            "nesterov": nesterov,
+            "scale": scale,
             "nuclear_exponent": nuclear_exponent,
             "weight_decay": weight_decay,
         }
+        _check_combination(defaults)
         super().__init__(params, defaults, oracle, aux, stochastic_rounding)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, see :meth:`MatrixOptimizer.add_param_group`.
+
+        Raises:
+            ValueError: also for a combination of settings of its own that the constructor refuses.
+        """
+        if param_group.get("rule") == MATRIX:
+            _check_combination({**self._matrix_defaults, **param_group})
+        super().add_param_group(param_group)
 
     def _direction(self, param: Tensor, group: Mapping[str, Any]) -> Tensor:
         gradient = super()._direction(param, group)
-        if group["momentum"] == 0 or self.momentum_order == "polar_first":
+        if group["momentum"] == 0 or group["momentum_order"] == "polar_first":
             return gradient
         average = self._momentum(param).lerp_(gradient, 1 - group["momentum"])
-        return gradient.lerp(average, group["momentum"]) if self.nesterov else average
+        return gradient.lerp(average, group["momentum"]) if group["nesterov"] else average
 
     def _matrix_rule(
         self, matrices: Tensor, across: RowShards, group: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor]:
         polar = self.oracle(matrices, across)
         rows, columns = across.rows(matrices), matrices.shape[-1]
-        if self.scale == "nuclear":
+        if group["scale"] == "nuclear":
             return polar, nuclear_norm(matrices, polar, across) ** group["nuclear_exponent"]
         factor = {
             "none": 1.0,
             "spectral": max(1.0, rows / columns) ** 0.5,
             "rms": 0.2 * max(rows, columns) ** 0.5,
-        }[self.scale]
+        }[group["scale"]]
         return polar, polar.new_full(matrices.shape[:1], factor)
 
     def _apply(self, update: MatrixUpdate, group: Mapping[str, Any]) -> None:
-        if group["momentum"] > 0 and self.momentum_order == "polar_first":
+        if group["momentum"] > 0 and group["momentum_order"] == "polar_first":
             average = update.target(self._momentum(update.param))
             average.lerp_(update.direction.to(average.dtype), 1 - group["momentum"])
             update.direction.copy_(average)
@@ -144,7 +156,8 @@ class Muon(PolarGrad):
         lr: learning rate.
         momentum: decay rate of the moving average.
         nesterov: look ahead before orthogonalising.
-        scale: ``none``, ``spectral`` or ``rms``, see :class:`PolarGrad`.
+        scale: ``none``, ``spectral`` (what ``torch.optim.Muon`` calls "original") or ``rms``, see
+            :class:`PolarGrad`.
         weight_decay: decoupled weight decay of the matrices.
         oracle: see :class:`PolarGrad`; Muon's own is ``newton_schulz``.
         aux: settings of the auxiliary AdamW.
@@ -159,7 +172,7 @@ class Muon(PolarGrad):
         lr: Positive = 1e-3,
         momentum: Decay = 0.95,
         nesterov: bool = True,
-        scale: Literal["none", "spectral", "rms"] = "none",
+        scale: Literal["none", "spectral", "rms"] = "spectral",
         weight_decay: NonNegative = 0.0,
         oracle: str | dict[str, Any] | Oracle = "newton_schulz",
         aux: Aux = AuxAdamW(),  # noqa: B008  (immutable)
@@ -176,3 +189,17 @@ class Muon(PolarGrad):
             aux=aux,
             stochastic_rounding=stochastic_rounding,
         )
+
+
+def _check_combination(settings: Mapping[str, Any]) -> None:
+    momentum, order, scale = (settings[key] for key in ("momentum", "momentum_order", "scale"))
+    for key, choices in (("momentum_order", MomentumOrder), ("scale", Scale)):
+        if settings[key] not in get_args(choices):
+            raise ValueError(f"{key} must be one of {get_args(choices)}, got {settings[key]!r}")
+    if settings["nesterov"] and (momentum == 0 or order == "polar_first"):
+        raise ValueError(
+            "nesterov needs momentum > 0 and momentum_order 'momentum_first', got "
+            f"momentum={momentum}, momentum_order={order!r}"
+        )
+    if settings["nuclear_exponent"] != 1.0 and scale != "nuclear":
+        raise ValueError(f"nuclear_exponent has no effect with scale={scale!r}")

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gradopt_ds.matrices import RowShards
+from gradopt_ds.matrices import Block, RowShards
 from gradopt_ds.ops import Oracle, swan_direction
 from gradopt_ds.optim.matrix_optimizer import MatrixOptimizer
 from gradopt_ds.optim.settings import Aux, AuxAdamW, NonNegative, ParamGroups, Positive, checked
@@ -33,7 +33,8 @@ class SWAN(MatrixOptimizer):
             resolution are not lost. Wider weights, as ZeRO's fp32 masters, do not need it.
 
     Raises:
-        ValueError: a group does not say its rule; an unknown oracle.
+        ValueError: a group does not say its rule; a matrix with a single column; an unknown
+            oracle.
         pydantic.ValidationError: a setting has the wrong type or is out of range.
     """
 
@@ -50,6 +51,15 @@ class SWAN(MatrixOptimizer):
     ) -> None:
         defaults = {"lr": lr, "alpha": alpha, "weight_decay": weight_decay}
         super().__init__(params, defaults, oracle, aux, stochastic_rounding)
+
+    def _check_matrix(self, block: Block) -> None:
+        if block.columns == 1:
+            raise ValueError(
+                f"SWAN would never move a matrix of {block.rows} rows and 1 column: GradNorm "
+                "subtracts the mean of each row, which leaves nothing of a single entry. Leave it "
+                "to the auxiliary AdamW (name it in `exclude`, and neither in `include` nor in "
+                "`split`), or take SinkGD or PolarGrad"
+            )
 
     def _matrix_rule(
         self, matrices: Tensor, across: RowShards, group: Mapping[str, Any]

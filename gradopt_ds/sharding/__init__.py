@@ -4,12 +4,10 @@ from gradopt_ds.sharding.exchange import Exchange
 from gradopt_ds.sharding.layout import Layout, Matrix, Piece, chunked_layout, contiguous_layout
 from gradopt_ds.sharding.plan import Plan
 from gradopt_ds.sharding.planner import make_plan
-from gradopt_ds.sharding.settings import ExchangeSettings
 from gradopt_ds.sharding.sharded_map import ShardedMatrixMap
 
 __all__ = [
     "Exchange",
-    "ExchangeSettings",
     "Layout",
     "Matrix",
     "Piece",

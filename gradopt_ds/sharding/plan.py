@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from gradopt_ds.matrices.exchange_settings import Strategy
 from gradopt_ds.sharding.layout import Layout, Piece
-from gradopt_ds.sharding.settings import Strategy
 
 COPIES = 12
 """Buffers as large as the matrices of a round that exist at a time, at most. Six of the exchange:
@@ -15,6 +15,10 @@ what is sent and received for the next round, what is being worked on, its updat
 sent and received of the last round's updates. The rule itself has up to six more."""
 
 ELEMENT_BYTES = 4
+
+SCALE_BYTES = 4
+"""A matrix's scale travels in fp32 whatever the wire dtype: rounded, it would differ from the
+owner's."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +92,16 @@ class Plan:
                         from_[other].append(part)
         return Traffic(to, from_, tuple(kept))
 
-    def elements_sent(self, rank: int) -> int:
-        """Elements that a rank sends in one step, pieces and updates together."""
-        return sum(self.traffic(rank, round_).elements_sent for round_ in range(len(self.rounds)))
+    def bytes_sent(self, rank: int, wire: int = 4, slices: int = 4) -> int:
+        """Bytes that a rank sends in one step: pieces, updates, and one fp32 scale per update.
+
+        Args:
+            rank: of the layout.
+            wire: bytes of an element in the wire dtype.
+            slices: bytes of an element of the slices; pieces never travel wider than they are.
+        """
+        rounds = [self.traffic(rank, round_) for round_ in range(len(self.rounds))]
+        return sum(traffic.bytes_sent(wire, slices) for traffic in rounds)
 
     def peak_bytes(self, rank: int) -> int:
         """Bytes that exchange and rule occupy on a rank at their peak, at most."""
@@ -118,7 +129,7 @@ class Plan:
 class Traffic:
     """What one rank exchanges with the others in one round.
 
-    The updates go the opposite way, each piece followed by one element: its matrix's scale.
+    The updates go the opposite way, each piece followed by its matrix's scale in fp32.
 
     Attributes:
         to: other rank → the pieces held here that it puts together.
@@ -140,10 +151,10 @@ class Traffic:
         """Elements of gradients or momentum received."""
         return sum(piece.length for pieces in self.from_.values() for piece in pieces)
 
-    @property
-    def elements_sent(self) -> int:
-        """Elements sent, pieces and their updates together."""
-        return self.sent + self.received + sum(map(len, self.from_.values()))
+    def bytes_sent(self, wire: int, slices: int) -> int:
+        """Bytes of pieces, updates and scales (see :meth:`Plan.bytes_sent`)."""
+        scales = sum(map(len, self.from_.values()))
+        return self.sent * min(wire, slices) + self.received * wire + scales * SCALE_BYTES
 
     @property
     def elements_held(self) -> int:

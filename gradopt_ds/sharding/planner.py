@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
+from gradopt_ds.matrices.exchange_settings import ExchangeSettings, Strategy
 from gradopt_ds.ops import Oracle
 from gradopt_ds.sharding.layout import Layout
 from gradopt_ds.sharding.plan import COPIES, ELEMENT_BYTES, Plan
-from gradopt_ds.sharding.settings import ExchangeSettings, Strategy
 
 TALL = 4
 """From this ratio of rows to columns the Gram matrix is small beside the matrix."""

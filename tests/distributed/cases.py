@@ -31,7 +31,7 @@ _SWAN = {"lr": 0.2, "alpha": 0.1, "weight_decay": 0.1, "oracle": "svd", "aux": A
 _SWAN_RULE = Rule("SWAN", lr=0.2, alpha=0.1, weight_decay=0.1)
 _POLAR = {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.1, "oracle": "svd", "aux": AUX}
 _POLAR_RULE = Rule("PolarGrad", lr=0.1, momentum=0.8, weight_decay=0.1)
-_MUON_RULE = Rule("PolarGrad", lr=0.1, momentum=0.8, scale="none", nesterov=True)
+_MUON_RULE = Rule("PolarGrad", lr=0.1, momentum=0.8, scale="spectral", nesterov=True)
 _ADAM = {"lr": 0.01, "betas": [0.9, 0.99], "weight_decay": 0.1}
 _ADAM_RULE = Rule("AdamW", lr=0.01, betas=(0.9, 0.99), weight_decay=0.1, power=1.2)
 
@@ -102,19 +102,18 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What pytest calls it."""
-        given = {**self.zero, **self.extra, **self.params}
-        options = [f"{key}={value}" for key, value in given.items()]
-        options += ["zero.Init"] * self.zero_init
-        return ", ".join(
+        """What pytest calls it, once ``job_id`` has made words of it."""
+        options = {**self.zero, **self.extra, **self.params}
+        return " ".join(
             [
                 *([] if self.model == "dense" else [self.model]),
                 self.optimizer,
-                f"stage {self.stage}",
+                f"stage{self.stage}",
                 self.precision,
-                f"accumulation {self.accumulation}",
-                f"clipping {self.clipping:g}",
-                *options,
+                f"accumulation{self.accumulation}",
+                f"clipping{self.clipping:g}",
+                *(f"{key} {value}" for key, value in options.items()),
+                *["zero.Init"] * self.zero_init,
             ]
         )
 
@@ -264,6 +263,43 @@ AUTOCAST = [
 ]
 """fp32 weights, forward and backward in bfloat16 by torch."""
 
+UNUSED_LAYERS = [
+    *(Case(optimizer, stage, precision, accumulation, 0.05, model="conditional")
+      for optimizer, precision, accumulation in (
+          ("SWAN", "fp32", 2), ("PolarGrad", "bf16", 2), ("PolarGrad", "fp32", 1),
+          ("AdamPower", "fp32", 2),
+      )
+      for stage in (0, 1, 2)),
+    *(Case(optimizer, 3, precision, accumulation, 0.05, model="conditional", zero_init=zero_init,
+           zero={**EVERY_PARAMETER_PARTITIONED, **zero})
+      for optimizer, precision, accumulation, zero_init, zero in (
+          ("SWAN", "fp32", 1, False, {}),
+          ("SWAN", "fp32", 2, True, {"sub_group_size": 150}),
+          ("SinkGD", "fp16", 2, False, {}),
+          ("PolarGrad", "bf16", 2, False, {"reduce_scatter": False}),
+          ("PolarGrad", "fp32", 2, False, {"contiguous_gradients": False}),
+          ("AdamPower", "fp32", 2, False, {}),
+          ("GradPower of SWAN", "fp32", 2, False, {"reduce_bucket_size": 100}),
+      )),
+    *(Case(optimizer, stage, precision, accumulation, 0.05, model="conditional",
+           zero={"offload_optimizer": ON_CPU})
+      for stage in (1, 2, 3)
+      for optimizer, precision, accumulation in (
+          ("SWAN", "fp32", 1), ("PolarGrad", "fp32", 2), ("SWAN", "bf16", 2),
+      )),
+    Case("PolarGrad", 3, "bf16", 2, 0.05, model="conditional", zero_init=True, zero={
+        "offload_optimizer": ON_CPU, "offload_param": ON_CPU, "sub_group_size": 150,
+    }),
+    *(Case("PolarGrad", stage, "bf16", 2, 0.05, model="conditional",
+           extra=BF16_ACCUMULATING_IN_FP32) for stage in (1, 2)),
+    Case("SWAN", 2, "bf16", 2, 0.05, model="conditional", extra=BF16_ACCUMULATING_IN_FP32,
+         zero={"offload_optimizer": ON_CPU}),
+    *(Case("SWAN", stage, "pure bf16", 2, model="conditional", params=STOCHASTIC, tolerance=2.5)
+      for stage in (1, 2, 3)),
+    *(Case("SWAN", stage, "autocast", 2, 0.05, model="conditional") for stage in (0, 3)),
+]  # fmt: skip
+"""A branch and experts that a step, or some of its micro-batches, do not use."""
+
 CASES = [
     *GRID,
     *STAGE_3,
@@ -275,4 +311,5 @@ CASES = [
     *PURE_BF16,
     *MIXTURE,
     *AUTOCAST,
+    *UNUSED_LAYERS,
 ]

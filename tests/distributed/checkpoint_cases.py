@@ -40,11 +40,11 @@ class Case:
 
     @property
     def name(self) -> str:
-        """For messages and folders."""
+        """For messages, folders and ``job_id``."""
         options = [f"{key}={value}" for key, value in {**self.zero, **self.params}.items()]
         options += ["zero.Init"] * self.zero_init + ["frozen"] * self.frozen
         options += [self.model] * (self.model != "dense")
-        text = ", ".join([self.optimizer, f"stage {self.stage}", self.precision, *options])
+        text = ", ".join([self.optimizer, f"stage{self.stage}", self.precision, *options])
         return text.replace("/", " ")
 
     def __hash__(self) -> int:
@@ -97,8 +97,31 @@ SKIPPED = [Case("PolarGrad", stage, "fp16", params={"power": 1.2}) for stage in 
 STAGE_2, STAGE_3 = Case("PolarGrad", 2), Case("PolarGrad", 3, zero=SUB_GROUPS)
 EXPERTS_2 = Case("PolarGrad", 2, model="Qwen2MoE")
 EXPERTS_3 = Case("PolarGrad", 3, zero=SUB_GROUPS, model="Qwen2MoE")
+ZERO_TO_FP32 = [
+    *(Case("PolarGrad", stage, "bf16") for stage in (1, 2, 3)),
+    *(Case(optimizer, 2) for optimizer in PARAMS),
+    Case("PolarGrad", 2, zero={"round_robin_gradients": True}),
+    Case("MuonPower", 3, "bf16", SUB_GROUPS, zero_init=True),
+    Case("SWAN", 3, zero=SUB_GROUPS, frozen=True),
+]
+"""Read by DeepSpeed's own script."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """Saved as the first, loaded on another number of ranks as the second."""
+
+    saved: Case
+    loaded: Case
+
+    @property
+    def name(self) -> str:
+        """For messages and ``job_id``."""
+        return self.saved.name + ("" if self.saved == self.loaded else f" as {self.loaded.name}")
+
+
 UNIVERSAL = [
-    *((case, case) for case in (
+    *(Move(case, case) for case in (
         Case("PolarGrad", 1), STAGE_2, STAGE_3,
         *(Case("SWAN", stage) for stage in (2, 3)),
         *(Case("AdamPower", stage) for stage in (1, 3)),
@@ -111,10 +134,12 @@ UNIVERSAL = [
         Case("PolarGrad", 2, frozen=True),
         Case("PolarGrad", 3, zero=SUB_GROUPS, frozen=True, zero_init=True),
     )),
-    (STAGE_2, STAGE_3),
-    (STAGE_3, Case("PolarGrad", 1)),
-    (EXPERTS_2, EXPERTS_3),
-    (EXPERTS_3, EXPERTS_2),
-    (Case("PolarGrad", 2, "fp16"), Case("PolarGrad", 3, "bf16")),
+    Move(STAGE_2, STAGE_3),
+    Move(STAGE_3, Case("PolarGrad", 1)),
+    Move(EXPERTS_2, EXPERTS_3),
+    Move(EXPERTS_3, EXPERTS_2),
+    Move(Case("PolarGrad", 2, "fp16"), Case("PolarGrad", 3, "bf16")),
 ]  # fmt: skip
-"""Saved as the first, loaded on another number of ranks as the second."""
+"""Converted to the universal layout, and loaded."""
+
+SAVED = list(dict.fromkeys(move.saved for move in UNIVERSAL))

@@ -23,13 +23,16 @@ def captured_gradients(engine: Any) -> dict[str, np.ndarray]:
 def single_process_gradients(
     twin: nn.Module, step: int, accumulation: int
 ) -> dict[str, np.ndarray]:
-    """What one process computes from the micro-batches of all ranks."""
+    """What one process computes from the micro-batches of all ranks; zero where nobody went."""
     twin.zero_grad()
     count = dist.get_world_size() * accumulation
     for rank in range(dist.get_world_size()):
         for micro in range(accumulation):
             (twin(micro_batch(step, micro, rank)) / count).backward()
-    return {name: array(param.grad) for name, param in twin.named_parameters()}
+    return {
+        name: array(torch.zeros_like(param) if param.grad is None else param.grad)
+        for name, param in twin.named_parameters()
+    }
 
 
 def clipped(gradients: dict[str, np.ndarray], clipping: float) -> dict[str, np.ndarray]:

@@ -31,7 +31,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(sys.executable, str(ROOT / "scripts/bench_step.py")),
         *("--model", str(directory / "model.json"), "--stage", "3", "--repeats", "1"),
         # DeepSpeed's Muon is left out: it compiles, for longer than everything else takes.
-        *("--optimizers", "AdamW,Muon,SWAN", "--oracle", "newton_schulz", "--steps", "1"),
+        *("--optimizers", "AdamW,MatrixMuon,SWAN", "--oracle", "newton_schulz", "--steps", "1"),
         *("--output", str(directory / "out")),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -54,7 +54,7 @@ def test_table_and_picture_are_written(output: Path) -> None:
 
 def test_the_exchange_sends_what_the_plan_says(output: Path) -> None:
     found = optimizers(output)
-    for name in ("Muon", "SWAN"):
+    for name in ("MatrixMuon", "SWAN"):
         for rank in found[name]["measurements"][0]["counts"]:
             assert rank["sent"]["alltoall_base_"] == rank["planned_sent"] > 0
             assert rank["calls"]["alltoall_base_"] == 2
@@ -74,5 +74,5 @@ def test_state_is_that_of_the_rule(output: Path) -> None:
     """Per rank: 4 bytes of momentum for half of the matrices' elements, nothing for SWAN."""
     found = {name: one["state_mb"] * 1e6 for name, one in optimizers(output).items()}
     matrices = 2 * (4 * 48 * 48 + 3 * 48 * 80)
-    assert found["Muon"] - found["SWAN"] == pytest.approx(4 * matrices / 2)
-    assert found["AdamW"] > found["Muon"]
+    assert found["MatrixMuon"] - found["SWAN"] == pytest.approx(4 * matrices / 2)
+    assert found["AdamW"] > found["MatrixMuon"]

@@ -6,89 +6,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow
 import pyarrow.parquet as pq
 import pytest
 
-from gradopt_ds.experiments.common.shared_memory import free_shared_memory
 from gradopt_ds.experiments.pretrain.metrics import read
-from tests.distributed.launch import free_port
+from tests.conftest import ROOT
+from tests.e2e.runs import DEEPSPEED, STEPS, finish, settings, start, trace
 
-ROOT = Path(__file__).parents[2]
-DEEPSPEED = ROOT / "configs/deepspeed"
-STEPS, SAVE_EVERY, KILL_AT = 24, 5, 13
-MODEL = {
-    "model_type": "llama",
-    "hidden_size": 48,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "max_position_embeddings": 64,
-    "tie_word_embeddings": False,
-}
+KILL_AT = 13
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills a process group")
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the model, and later the runs and their tokenizer."""
-    directory = tmp_path_factory.mktemp("pretrain")
-    (directory / "model.json").write_text(json.dumps(MODEL))
-    return directory
-
-
-def settings(shared: Path) -> list[str]:
-    return [
-        *("--model", str(shared / "model.json"), "--cache", str(shared / "cache")),
-        *("--vocab-size", "512", "--sequence-length", "32", "--shuffle-buffer", "16"),
-        *("--steps", str(STEPS), "--validate-every", "12", "--validation-sequences", "17"),
-    ]
-
-
-PORTS: list[int] = []
-"""Of the launches so far."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_memory() -> Iterator[None]:
-    """Is given back, also by launches that were killed."""
-    yield
-    for port in PORTS:
-        free_shared_memory(port)
-
-
-def start(shared: Path, output: Path, config_name: str = "zero2_swan") -> "subprocess.Popen[str]":
-    config = DEEPSPEED / f"{config_name}.json"
-    launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2"]
-    PORTS.append(free_port())
-    return subprocess.Popen(
-        [
-            *launcher,
-            *("--master_port", str(PORTS[-1]), "--log_level", "error"),
-            str(ROOT / "scripts/pretrain.py"),
-            *("--deepspeed_config", str(config), "--output", str(output)),
-            *("--save-every", str(SAVE_EVERY), *settings(shared)),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finish(process: "subprocess.Popen[str]") -> str:
-    told, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, told
-    return told
-
-
-def trace(output: Path) -> list[list[Any]]:
-    keys = ("step", "tokens", "loss", "lr", "grad_norm", "validation_loss")
-    return [[row.get(key) for key in keys] for row in read(output / "metrics.jsonl")]
 
 
 @pytest.fixture(scope="module")

@@ -22,9 +22,18 @@ METAVARS = {int: "N", float: "X", Path: "PATH"}
 """What the help text shows for a value of a type; ``NAME`` for others."""
 
 
-def make_parser(description: str | None, epilog: str) -> argparse.ArgumentParser:
-    """Make a parser whose help keeps the line breaks of its epilog."""
+def make_parser(
+    description: str | None, epilog: str, program: str | None = None
+) -> argparse.ArgumentParser:
+    """Make a parser whose help keeps the line breaks of its epilog.
+
+    Args:
+        description: what comes before the flags.
+        epilog: what comes after them.
+        program: what the help calls the command; the script's own name by default.
+    """
     return argparse.ArgumentParser(
+        prog=program,
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -75,6 +84,14 @@ def _options(kind: Any) -> dict[str, Any]:
     if get_origin(kind) is tuple:
         return {"action": "append", "metavar": "KEY=VALUE"}
     return {"type": kind, "metavar": METAVARS.get(kind, "NAME")}
+
+
+def positive(text: str) -> int:
+    """Read a count of at least one: a ``type`` of argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
 
 
 Settings = TypeVar("Settings", bound=BaseModel)

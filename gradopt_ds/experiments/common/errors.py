@@ -1,4 +1,6 @@
-"""What goes wrong in a way that the user of this room can put right."""
+"""What goes wrong in a way that the user of an experiment can put right."""
+
+from pydantic import ValidationError
 
 
 class PretrainError(RuntimeError):
@@ -11,3 +13,13 @@ class DivergedError(PretrainError):
     """A loss that is no longer finite: in a sweep a result, elsewhere a failure."""
 
     exit_status = 3
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, on one line; of pydantic's, each key with its complaint."""
+    if isinstance(error, ValidationError):
+        return "; ".join(
+            f"{'.'.join(map(str, one['loc'])) or error.title}: {one['msg']}"
+            for one in error.errors()
+        )
+    return " ".join(str(error).split()) or type(error).__name__

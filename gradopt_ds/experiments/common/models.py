@@ -1,14 +1,20 @@
 """A transformer with fresh weights from a JSON file."""
 
+from collections.abc import Mapping
+from difflib import get_close_matches
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from gradopt_ds.experiments.common.errors import PretrainError
-from gradopt_ds.experiments.pretrain.deepspeed_json import load
+from gradopt_ds.experiments.common.errors import PretrainError, reason
+from gradopt_ds.experiments.common.json_file import load
 from gradopt_ds.optim.param_groups import whole_shape
+
+_OTHER_KEYS = ("torch_dtype", "rope_theta", "rope_scaling", "use_return_dict", "auto_map")
+"""What transformers also reads, or writes into a published config.json."""
 
 
 def model_config(
@@ -17,8 +23,8 @@ def model_config(
     """The transformers config in ``path``, with the tokenizer's vocabulary if one is given.
 
     Raises:
-        PretrainError: unknown ``model_type``, sequences longer than the model's positions, or a
-            load-balancing loss that would not be computed.
+        PretrainError: unknown ``model_type`` or key, sequences longer than the model's positions,
+            or a load-balancing loss that would not be computed.
     """
     values = load(path)
     kind = values.pop("model_type", None)
@@ -26,8 +32,9 @@ def model_config(
         raise PretrainError(f'{path} has no "model_type": add one, e.g. "llama"')
     try:
         config = AutoConfig.for_model(kind, **values)
-    except ValueError as error:
-        raise PretrainError(f"{path}: {error}") from None
+    except Exception as error:  # transformers has several validators
+        raise PretrainError(f"{path}: {reason(error)}") from None
+    _refuse_unknown_keys(path, kind, values)
     if vocab_size is not None:
         config.vocab_size = vocab_size
     if getattr(config, "router_aux_loss_coef", 0) and not config.output_router_logits:
@@ -41,6 +48,19 @@ def model_config(
             f"{config.max_position_embeddings} of {path}: shorten the one or raise the other"
         )
     return config
+
+
+def _refuse_unknown_keys(path: Path, kind: str, values: Mapping[str, Any]) -> None:
+    """Transformers keeps an unknown key as an attribute that no model reads."""
+    default = AutoConfig.for_model(kind)
+    valid = {*default.to_dict(), *default.attribute_map, *_OTHER_KEYS}
+    problems = []
+    for key in (key for key in values if key not in valid):
+        near = get_close_matches(key, valid, n=1)
+        guess = f", did you mean {near[0]!r}?" if near else ""
+        problems.append(f"{key!r}{guess}")
+    if problems:
+        raise PretrainError(f"{path}: a {kind} has no key {'; no '.join(problems)}")
 
 
 def build(

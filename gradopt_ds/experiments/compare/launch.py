@@ -13,6 +13,8 @@ from pathlib import Path
 
 from gradopt_ds.experiments.common import command_line, launching
 from gradopt_ds.experiments.common.errors import DivergedError
+from gradopt_ds.experiments.common.output_lock import FILE as LOCK
+from gradopt_ds.experiments.common.output_lock import lock
 from gradopt_ds.experiments.common.shared_memory import free_shared_memory
 from gradopt_ds.experiments.pretrain import metrics, summary
 from gradopt_ds.experiments.pretrain.settings import RunSettings
@@ -53,9 +55,11 @@ def launch(
         script: the pre-training script.
         watch: called with the newest row of the trace whenever there is one.
         stop: ends the run when it is set.
+
+    Raises:
+        PretrainError: the output cannot be written, or another run is at work there.
     """
-    shutil.rmtree(settings.output, ignore_errors=True)
-    settings.output.mkdir(parents=True)
+    _empty(settings.output)
     started = time.monotonic()
     port = launching.free_port()
     with (settings.output / LOG).open("w") as log:
@@ -75,6 +79,16 @@ def launch(
                 process.wait()
             free_shared_memory(port)
     return _outcome(process.returncode, settings.output, time.monotonic() - started)
+
+
+def _empty(folder: Path) -> None:
+    """All goes but the lock, which keeps out whoever comes now."""
+    with lock(folder):
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
 
 
 def command(settings: RunSettings, ranks: int, script: Path, port: int) -> list[str]:

@@ -1,18 +1,15 @@
 """The layouts that DeepSpeed's ZeRO gives a model's matrices, from shapes alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 
 from torch import nn
 
+from gradopt_ds.integration.zero.cutting import chunk_size, slice_size, sub_groups
 from gradopt_ds.matrices import Block
 from gradopt_ds.optim import assign_rules
 from gradopt_ds.optim.param_groups import MATRIX
 from gradopt_ds.sharding import Layout, Matrix, chunked_layout, contiguous_layout
-
-ALIGNMENT = 2
-"""Stages 1 and 2 pad a group to a multiple of this times the number of ranks, so that every slice
-begins on a multiple of four bytes in half precision."""
 
 
 def matrices_of(model: nn.Module, include: Sequence[str] = ()) -> dict[Matrix, tuple[Block, ...]]:
@@ -54,24 +51,9 @@ def zero_layouts(
     """
     if stage < 3:
         *offsets, total = accumulate((m.numel for m in matrices), initial=0)
-        slice_size = ALIGNMENT * -(-total // (ALIGNMENT * ranks))
-        return [contiguous_layout(matrices, offsets, slice_size, ranks)]
+        return [contiguous_layout(matrices, offsets, slice_size(total, ranks), ranks)]
+    chunks = [chunk_size(matrix.numel, ranks) for matrix in matrices]
     return [
-        chunked_layout(group, [_chunk(m, ranks) for m in group], ranks)
-        for group in _sub_groups(matrices, ranks, sub_group_size)
+        chunked_layout([matrices[i] for i in group], [chunks[i] for i in group], ranks)
+        for group in sub_groups(chunks, sub_group_size)
     ]
-
-
-def _sub_groups(matrices: Sequence[Matrix], ranks: int, most: int) -> Iterator[list[Matrix]]:
-    group: list[Matrix] = []
-    for matrix in matrices:
-        group.append(matrix)
-        if sum(_chunk(m, ranks) for m in group) >= most:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def _chunk(matrix: Matrix, ranks: int) -> int:
-    return -(-matrix.numel // ranks)

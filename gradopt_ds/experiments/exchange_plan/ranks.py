@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from gradopt_ds.matrices import ExchangeSettings
 from gradopt_ds.ops import Oracle
-from gradopt_ds.sharding import ExchangeSettings, Layout, Plan, make_plan
+from gradopt_ds.sharding import Layout, Plan, make_plan
 
 Row = dict[str, int]
 
@@ -58,7 +59,7 @@ def per_rank(plans: Sequence[Plan], bytes_per_element: int) -> list[Row]:
             "rank": rank,
             "matrices": owned[rank],
             "flops": sum(plan.flops[rank] for plan in plans),
-            "sent": bytes_per_element * sum(plan.elements_sent(rank) for plan in plans),
+            "sent": sum(plan.bytes_sent(rank, bytes_per_element) for plan in plans),
             "peak": max(plan.peak_bytes(rank) for plan in plans),
         }
         for rank in range(plans[0].layout.world_size)
@@ -80,7 +81,8 @@ def by_shape(plans: Sequence[Plan]) -> list[Shape]:
     )
     shapes = sorted({key[:2] for key in counts}, key=lambda s: (-s[0] * s[1], s))
     return [
-        Shape(*s, **{way: counts[(*s, way)] for way in ("local", "owner", "gram")}) for s in shapes
+        Shape(m, n, **{way: counts[m, n, way] for way in ("local", "owner", "gram")})
+        for m, n in shapes
     ]
 
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from gradopt_ds import optim
+from gradopt_ds.matrices import ExchangeSettings
 from gradopt_ds.ops import Oracle, make_oracle
-from gradopt_ds.sharding import ExchangeSettings
 
 
 class PlanSettings(BaseModel):

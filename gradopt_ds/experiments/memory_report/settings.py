@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from gradopt_ds.experiments.common.errors import PretrainError
-from gradopt_ds.experiments.pretrain.deepspeed_json import load
+from gradopt_ds.experiments.common.json_file import load
 from gradopt_ds.memory.deepspeed_json import read_setup
 from gradopt_ds.memory.optimizers import BLOCKS
 from gradopt_ds.memory.setup import Setup
@@ -17,7 +17,7 @@ FROM_JSON = "JSON: "
 class _Common(Setup):
     model: Path = Field(description="transformers JSON of the model, or its name in configs/models")
     optimizers: str = Field(
-        default="AdamW,Muon,PolarGrad,SWAN,SinkGD",
+        default="AdamW,MatrixMuon,PolarGrad,SWAN,SinkGD",
         description="comma-separated; the others are compared with the first; known are "
         f"{', '.join(BLOCKS)}",
     )

@@ -15,6 +15,7 @@ from gradopt_ds.experiments.common.errors import PretrainError
 
 LATEST = "latest"  # DeepSpeed's name: any DeepSpeed script can load what is saved here
 _TAG = "step"
+_ADVICE = "start afresh with --resume never, or with another --output"
 
 
 def save(engine: DeepSpeedEngine, directory: Path, step: int, state: dict[str, Any]) -> None:
@@ -58,40 +59,70 @@ def prune(directory: Path, step: int, keep: int) -> None:
 
 
 def latest_step(directory: Path) -> int | None:
-    """Steps done at the last complete checkpoint, or None if there is none."""
-    latest = directory / LATEST
-    return int(latest.read_text().strip()[len(_TAG) :]) if latest.is_file() else None
-
-
-def load(engine: DeepSpeedEngine, directory: Path, step: int) -> Any:
-    """Restores engine and random number generators; returns this rank's ``state``. Collective.
+    """Steps done at the last complete checkpoint, or None if there is none.
 
     Raises:
-        PretrainError: the files are gone, or were written by another number of ranks.
+        PretrainError: ``latest`` names no checkpoint of such a run.
+    """
+    latest = directory / LATEST
+    if not latest.is_file():
+        return None
+    tag = latest.read_text(errors="replace").strip()
+    if not (tag.startswith(_TAG) and tag[len(_TAG) :].isdecimal()):
+        raise PretrainError(f"{latest} names {tag!r}, not one of {_TAG}1, {_TAG}2, …: {_ADVICE}")
+    return int(tag[len(_TAG) :])
+
+
+def read(directory: Path, step: int) -> dict[str, Any]:
+    """What this rank saved of itself: its ``state``, ``random`` and the number of ``ranks``.
+
+    Raises:
+        PretrainError: the file is gone or broken, or was written by another number of ranks.
+    """
+    tag = f"{_TAG}{step}"
+    own_file = _own_file(directory / tag)
+    try:
+        # Our own file: it holds numpy and generator states, which weights_only refuses.
+        own: dict[str, Any] = torch.load(own_file, weights_only=False)
+    except FileNotFoundError:
+        # Rank 0's file tells how many wrote one.
+        first = _own_file(directory / tag, rank=0)
+        if not first.is_file():
+            raise PretrainError(
+                f"{directory / LATEST} names {tag}, whose files lack: {_ADVICE}"
+            ) from None
+        own = torch.load(first, weights_only=False)
+    except Exception as error:  # whatever unpickling a broken file ends in
+        raise PretrainError(
+            f"{own_file} is broken ({type(error).__name__}: {error}): {_ADVICE}"
+        ) from error
+    if own["ranks"] != dist.get_world_size():
+        raise PretrainError(
+            f"{directory / tag} was saved by {own['ranks']} ranks and this run has "
+            f"{dist.get_world_size()}: use as many, or {_ADVICE}"
+        )
+    return own
+
+
+def load(engine: DeepSpeedEngine, directory: Path, step: int, random: dict[str, Any]) -> None:
+    """Restores engine and random number generators. Collective.
+
+    Raises:
+        PretrainError: DeepSpeed or this library refuses the files.
     """
     tag = f"{_TAG}{step}"
     folder = directory / tag
-    advice = "start afresh with --resume never, or with another --output"
     try:
-        # Our own file: it holds numpy and generator states, which weights_only refuses.
-        own = torch.load(_own_file(folder), weights_only=False)
-    except FileNotFoundError:
-        raise PretrainError(
-            f"{directory / LATEST} names {tag}, whose files lack: {advice}"
-        ) from None
-    if own["ranks"] != dist.get_world_size():
-        raise PretrainError(
-            f"{folder} was saved by {own['ranks']} ranks and this run has "
-            f"{dist.get_world_size()}: use as many, or {advice}"
-        )
-    if engine.load_checkpoint(str(directory), tag=tag)[0] is None:
-        raise PretrainError(f"DeepSpeed found no checkpoint in {folder}: {advice}")
-    _restore_random_state(own["random"])
-    return own["state"]
+        found = engine.load_checkpoint(str(directory), tag=tag)[0]
+    except (ValueError, RuntimeError, OSError) as error:
+        raise PretrainError(f"cannot load {folder}: {error}") from error
+    if found is None:
+        raise PretrainError(f"DeepSpeed found no checkpoint in {folder}: {_ADVICE}")
+    _restore_random_state(random)
 
 
-def _own_file(folder: Path) -> Path:
-    return folder / f"pretrain_rank{dist.get_rank()}.pt"
+def _own_file(folder: Path, rank: int | None = None) -> Path:
+    return folder / f"pretrain_rank{dist.get_rank() if rank is None else rank}.pt"
 
 
 def _random_state() -> dict[str, Any]:

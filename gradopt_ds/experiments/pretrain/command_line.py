@@ -2,8 +2,10 @@
 
 import argparse
 from collections.abc import Sequence
+from typing import NoReturn
 
-from gradopt_ds.experiments.common.command_line import add_settings, build, make_parser
+from gradopt_ds.experiments.common.command_line import add_settings, build
+from gradopt_ds.experiments.common.errors import PretrainError
 from gradopt_ds.experiments.pretrain.settings import RunSettings
 
 EPILOG = """\
@@ -17,14 +19,24 @@ accumulation follows, unless --micro-batch, --accumulation or --train-batch say 
 """
 
 
+class RaisingParser(argparse.ArgumentParser):
+    """Raise where argparse would print: once for every rank."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a mistake in the command line."""
+        raise PretrainError(message)
+
+
 def parse(arguments: Sequence[str] | None = None) -> RunSettings:
     """Read settings from a command line (``sys.argv`` by default).
 
     Raises:
-        PretrainError: a value out of range; the message names the flag.
+        PretrainError: a flag that there is not, or a value out of range; the message names it.
     """
-    parser = make_parser(
-        "Pre-train a language model under DeepSpeed with any optimizer its JSON names.", EPILOG
+    parser = RaisingParser(
+        description="Pre-train a language model under DeepSpeed with any optimizer its JSON names.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_settings(parser, RunSettings)
     # The DeepSpeed launcher appends it; DeepSpeed itself reads the environment instead.

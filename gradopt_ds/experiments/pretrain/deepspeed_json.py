@@ -1,11 +1,19 @@
 """The DeepSpeed JSON of a run: read, overridden from the command line, batch sizes completed."""
 
 import json
-from pathlib import Path
+from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
+import torch
+from deepspeed.runtime.config import DEEPSPEED_OPTIMIZERS
+from torch.optim import Optimizer
+
 from gradopt_ds.experiments.common.errors import PretrainError
+from gradopt_ds.experiments.common.json_file import load
 from gradopt_ds.experiments.pretrain.settings import RunSettings
+from gradopt_ds.integration.config_keys import refuse_unknown_config_keys
+from gradopt_ds.integration.registry import GRAD_POWER, OPTIMIZERS, canonical_name
 
 TRAIN = "train_batch_size"
 MICRO = "train_micro_batch_size_per_gpu"
@@ -16,22 +24,20 @@ def read(settings: RunSettings, ranks: int) -> dict[str, Any]:
     """The complete DeepSpeed config of a run on ``ranks`` data-parallel ranks.
 
     Raises:
-        PretrainError: the JSON cannot be read, names no optimizer, carries a scheduler, has
-            checkpoints written in the background, or its batch sizes do not fit the ranks.
+        PretrainError: the JSON cannot be read, has a key that DeepSpeed would ignore, names no
+            optimizer that there is, carries a scheduler, has checkpoints written in the
+            background, or its batch sizes do not fit the ranks.
     """
     config = load(settings.deepspeed_config)
     for item in settings.override:
         override(config, item)
-    if "type" not in config.get("optimizer", {}):
-        raise PretrainError(
-            f'{settings.deepspeed_config} names no optimizer: add "optimizer": {{"type": …}}'
-        )
+    _check_keys(config, settings)
     if "scheduler" in config:
         raise PretrainError(
             f"{settings.deepspeed_config} has a 'scheduler' block, but the schedule of this run is "
             "set by --schedule and --warmup-steps: remove the block"
         )
-    writer = config.get("checkpoint", {}).get("writer") or {}
+    writer = (config.get("checkpoint") or {}).get("writer") or {}
     if writer.get("decoupled") or config.get("datastates_ckpt", False) is not False:
         raise PretrainError(
             f"{settings.deepspeed_config} has checkpoints written in the background ('decoupled', "
@@ -50,15 +56,47 @@ def read(settings: RunSettings, ranks: int) -> dict[str, Any]:
     return config
 
 
-def load(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, or a PretrainError that says where it is broken."""
+def _check_keys(config: Mapping[str, Any], settings: RunSettings) -> None:
     try:
-        config = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise PretrainError(f"{path} is not JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise PretrainError(f"{path} must hold a JSON object, not a {type(config).__name__}")
-    return config
+        refuse_unknown_config_keys(config)
+    except ValueError as error:
+        raise PretrainError(f"{settings.deepspeed_config}: {error}") from None
+    block = config.get("optimizer")
+    name = block.get("type") if isinstance(block, Mapping) else None
+    if not isinstance(name, str):
+        raise PretrainError(
+            f'{settings.deepspeed_config} names no optimizer: add "optimizer": {{"type": …}}, with '
+            f"one of {', '.join(optimizer_names())}"
+        )
+    if not is_known_optimizer(name):
+        near = get_close_matches(name, optimizer_names(), n=1)
+        guess = f" (did you mean {near[0]}?)" if near else ""
+        raise PretrainError(
+            f"{settings.deepspeed_config} names the optimizer {name!r}, which there is not{guess}: "
+            f"valid are {', '.join(optimizer_names())}"
+        )
+
+
+def optimizer_names() -> list[str]:
+    """All that ``"optimizer": {"type": …}`` may be: this library's, DeepSpeed's, torch's."""
+    return sorted({*OPTIMIZERS, GRAD_POWER, *DEEPSPEED_OPTIMIZERS, *_torch_names()})
+
+
+def is_known_optimizer(name: str) -> bool:
+    """Whether DeepSpeed builds something by this name: its own in any case of letters."""
+    return (
+        canonical_name(name) is not None
+        or name.lower() in DEEPSPEED_OPTIMIZERS
+        or name in _torch_names()
+    )
+
+
+def _torch_names() -> list[str]:
+    return [
+        name
+        for name, value in vars(torch.optim).items()
+        if isinstance(value, type) and issubclass(value, Optimizer) and value is not Optimizer
+    ]
 
 
 def override(config: dict[str, Any], item: str) -> None:

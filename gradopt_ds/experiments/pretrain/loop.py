@@ -12,14 +12,17 @@ import torch
 
 from gradopt_ds.experiments.common.errors import DivergedError
 from gradopt_ds.experiments.common.models import active_parameter_count
+from gradopt_ds.experiments.common.output_lock import lock
+from gradopt_ds.experiments.common.processes import start_processes
 from gradopt_ds.experiments.common.provenance import provenance
 from gradopt_ds.experiments.pretrain import memory_log, summary
 from gradopt_ds.experiments.pretrain.data import validation
 from gradopt_ds.experiments.pretrain.metrics import COLUMNS, MetricsLog, Row, read
 from gradopt_ds.experiments.pretrain.progress import Progress
 from gradopt_ds.experiments.pretrain.routing import ExpertLoad, language_loss
-from gradopt_ds.experiments.pretrain.run import Run, assemble, start_processes
+from gradopt_ds.experiments.pretrain.run import Run, assemble
 from gradopt_ds.experiments.pretrain.settings import RunSettings
+from gradopt_ds.experiments.pretrain.trained import trained_params
 from gradopt_ds.memory import optimizer_state_bytes, optimizer_state_bytes_by_key
 from gradopt_ds.optim.param_groups import whole_shape
 
@@ -37,8 +40,11 @@ def pretrain(settings: RunSettings) -> dict[str, Any] | None:
     """
     began = time.perf_counter()
     start_processes()
-    run = assemble(settings)
     first = dist.get_rank() == 0
+    # Open, and so locked, until the process ends.
+    held = lock(settings.output) if first else None  # noqa: F841
+    dist.barrier()  # the others touch nothing before
+    run = assemble(settings)
     log = MetricsLog(settings.output, run.step) if first else None
     if first:
         (settings.output / summary.FILE).unlink(missing_ok=True)
@@ -95,6 +101,7 @@ def train_step(run: Run) -> Row:
         engine.step()
     dist.all_reduce(total)
     run.step += 1
+    run.tokens += engine.train_batch_size() * run.settings.sequence_length
     mean = float(total) / dist.get_world_size()
     routed = load.row()
     seconds = time.perf_counter() - started
@@ -107,7 +114,7 @@ def train_step(run: Run) -> Row:
     norm = engine.get_global_grad_norm()
     return {
         "step": run.step,
-        "tokens": run.step * engine.train_batch_size() * run.settings.sequence_length,
+        "tokens": run.tokens,
         "loss": mean,
         "lr": lr,
         "grad_norm": None if norm is None else float(norm),
@@ -153,13 +160,14 @@ def _facts(run: Run, startup: float) -> dict[str, Any]:
     validated = [row["validation_loss"] for row in rows if "validation_loss" in row]
     return {
         "optimizer": engine.optimizer_name(),
-        "optimizer_params": engine.optimizer_params(),
+        "optimizer_params": trained_params(engine),
         "zero_stage": engine.zero_optimization_stage(),
         "ranks": ranks,
         "parameters": sum(math.prod(whole_shape(one)) for one in engine.module.parameters()),
         "active_parameters": active_parameter_count(engine.module),
         "steps": run.step,
-        "tokens": rows[-1]["tokens"],
+        "tokens": run.tokens,
+        "changes": run.history,
         "final_loss": rows[-1]["loss"],
         "final_validation_loss": validated[-1],
         "best_validation_loss": min(validated),
@@ -169,7 +177,8 @@ def _facts(run: Run, startup: float) -> dict[str, Any]:
         "seconds_per_step": summary.typical_seconds([row["step_seconds"] for row in rows]),
         "training_seconds": run.elapsed,
         "startup_seconds": startup,
-        "fingerprint": settings.fingerprint(ranks),
+        # A run that went on with other settings is not the result of any settings.
+        "fingerprint": None if run.history else run.fingerprint,
         "settings": settings.model_dump(mode="json"),
         **provenance(),
     }

@@ -1,13 +1,8 @@
 """Everything a training loop needs, put together from the settings."""
 
-import contextlib
-import hashlib
-import io
-import os
 import shutil
 import time
-import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +10,18 @@ import deepspeed
 import deepspeed.comm as dist
 import torch
 from deepspeed import DeepSpeedEngine
-from deepspeed.utils.logging import set_log_level_from_string
+from deepspeed.runtime.config import DeepSpeedConfigError
 
 from gradopt_ds.experiments.common import models
-from gradopt_ds.experiments.common.errors import PretrainError
+from gradopt_ds.experiments.common.errors import PretrainError, reason
 from gradopt_ds.experiments.pretrain import checkpoint, deepspeed_json, schedule
 from gradopt_ds.experiments.pretrain.data import validation
 from gradopt_ds.experiments.pretrain.data.open import open_data
 from gradopt_ds.experiments.pretrain.data.packing import PackedSequences
+from gradopt_ds.experiments.pretrain.definition import Changes, Definition, changes, definition
+from gradopt_ds.experiments.pretrain.host_fit import refuse_what_cannot_fit
 from gradopt_ds.experiments.pretrain.settings import RunSettings
-
-MPI_SIZES = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}
-"""What Open MPI's and MPICH's launchers set. Without it DeepSpeed must not look for MPI: it would
-need mpi4py for a single process."""
-ALONE = {
-    "RANK": "0",
-    "LOCAL_RANK": "0",
-    "WORLD_SIZE": "1",
-    "MASTER_ADDR": "127.0.0.1",
-    "MASTER_PORT": "0",  # any free one
-}
-"""What a launcher would have set for a single process."""
+from gradopt_ds.experiments.pretrain.trained import kept_from_checkpoint
 
 
 @dataclass
@@ -46,9 +32,12 @@ class Run:
     engine: DeepSpeedEngine
     training: PackedSequences
     validation: torch.Tensor  # [n, sequence_length]
-    order: dict[str, Any]  # what decides the order of the data
+    definition: Definition
+    fingerprint: str  # of the settings, and of the files as they were when the run was started
     step: int = 0  # optimizer steps done
+    tokens: int = 0  # trained on so far, over all ranks
     elapsed: float = 0.0  # seconds of training so far
+    history: list[dict[str, Any]] = field(default_factory=list)  # accepted changes of its settings
 
     @property
     def checkpoints(self) -> Path:
@@ -59,8 +48,10 @@ class Run:
         """Saves a checkpoint of this moment. Collective."""
         state = {
             "training": self.training.state_dict(),
-            "order": self.order,
+            "definition": dict(self.definition),
+            "tokens": self.tokens,
             "elapsed": self.elapsed,
+            "history": self.history,
         }
         checkpoint.save(self.engine, self.checkpoints, self.step, state)
         if dist.get_rank() == 0:
@@ -70,34 +61,43 @@ class Run:
         """Goes on after ``step`` steps. Collective.
 
         Raises:
-            PretrainError: the checkpoint was made on another order of data.
+            PretrainError: the run is not the one that was saved, and may not or was not accepted
+                to go on as another.
         """
-        state = checkpoint.load(self.engine, self.checkpoints, step)
-        changed = [
-            f"{name} was {state['order'][name]!r} and is {value!r}"
-            for name, value in self.order.items()
-            if state["order"][name] != value
-        ]
-        if changed:
-            raise PretrainError(
-                f"cannot go on from {self.checkpoints}: {'; '.join(changed)}. Set it back, start "
-                "afresh with --resume never, or use another --output"
-            )
+        own = checkpoint.read(self.checkpoints, step)
+        state = own["state"]
+        changed = self._changes(state["definition"], step)
+        checkpoint.load(self.engine, self.checkpoints, step, own["random"])
         self.training.load_state_dict(state["training"])
-        self.step, self.elapsed = step, state["elapsed"]
+        self.step, self.elapsed, self.tokens = step, state["elapsed"], state["tokens"]
+        self.history = state["history"]
+        if changed.trace:
+            self.history = [*self.history, {"after_step": step, "changed": changed.trace}]
+        if dist.get_rank() == 0:
+            for sentence in changed.said + changed.trace:
+                print(f"changed since step {step}: {sentence}", flush=True)
+            for sentence in kept_from_checkpoint(self.engine):
+                print(sentence, flush=True)
 
-
-def start_processes() -> None:
-    """Joins the ranks of DeepSpeed's launcher or of mpirun; one process alone is one rank."""
-    set_log_level_from_string("warning")
-    # DeepSpeed 0.19 calls collectives that torch 2.13 has renamed; nothing for our user to do.
-    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
-    by_mpi = bool(MPI_SIZES & os.environ.keys())
-    if not by_mpi and "RANK" not in os.environ:
-        os.environ.update(ALONE)
-    # DeepSpeed prints on every rank that it built its CPU communication.
-    with contextlib.redirect_stdout(io.StringIO()):
-        deepspeed.init_distributed(auto_mpi_discovery=by_mpi)
+    def _changes(self, saved: Definition, step: int) -> Changes:
+        found = changes(saved, self.definition, step)
+        where = f"cannot go on from {self.checkpoints}"
+        if found.fixed:
+            raise PretrainError(
+                f"{where}: {'; '.join(found.fixed)}. Set it back, start afresh with --resume "
+                "never, or use another --output"
+            )
+        if found.trace and not self.settings.accept_changes:
+            raise PretrainError(
+                f"{where}: {'; '.join(found.trace)}. Set it back, start afresh with --resume never "
+                "or another --output, or go on with --accept-changes: then the checkpoint's "
+                "optimizer rates stay, and summary.json tells what was changed when"
+            )
+        if step > self.settings.steps:
+            raise PretrainError(
+                f"{where}: it holds step {step}, past --steps {self.settings.steps}"
+            )
+        return found
 
 
 def assemble(settings: RunSettings) -> Run:
@@ -110,19 +110,14 @@ def assemble(settings: RunSettings) -> Run:
     config = deepspeed_json.read(settings, ranks)
     data = open_data(settings, rank, ranks)
     shape = models.model_config(settings.model, data.vocabulary, settings.sequence_length)
-    model = models.build(shape, settings.seed)
-    engine, *_ = deepspeed.initialize(
-        model=model,
-        model_parameters=model.parameters(),
-        config=config,
-        lr_scheduler=schedule.scheduler(settings.schedule, settings.steps, settings.warmup),
-    )
+    refuse_what_cannot_fit(shape, config, settings.sequence_length)
     run = Run(
         settings,
-        engine,
+        _engine(settings, config, models.build(shape, settings.seed)),
         data.training,
         validation.sequences(settings, data.encode, rank, ranks),
-        _order(settings, ranks, data.tokenizer.get_vocab()),
+        definition(settings, config, ranks, data.tokenizer.get_vocab()),
+        settings.fingerprint(ranks) if rank == 0 else "",
     )
     _resume_if_asked(run)
     if rank == 0:
@@ -130,14 +125,18 @@ def assemble(settings: RunSettings) -> Run:
     return run
 
 
-def _order(settings: RunSettings, ranks: int, vocabulary: dict[str, int]) -> dict[str, Any]:
-    fields = {"data", "text_column", "validation_share", "sequence_length", "shuffle_buffer"}
-    words = repr(sorted(vocabulary.items())).encode()
-    return {
-        **settings.model_dump(include=fields | {"seed"}),
-        "ranks": ranks,
-        "tokenizer": hashlib.sha256(words).hexdigest()[:16],
-    }
+def _engine(settings: RunSettings, config: dict[str, Any], model: Any) -> DeepSpeedEngine:
+    try:
+        engine, *_ = deepspeed.initialize(
+            model=model,
+            model_parameters=model.parameters(),
+            config=config,
+            lr_scheduler=schedule.scheduler(settings.schedule, settings.steps, settings.warmup),
+        )
+    except (ValueError, NotImplementedError, AssertionError, DeepSpeedConfigError) as error:
+        # What DeepSpeed and this library refuse a JSON with.
+        raise PretrainError(f"{settings.deepspeed_config}: {reason(error)}") from error
+    return engine
 
 
 def _resume_if_asked(run: Run) -> None:

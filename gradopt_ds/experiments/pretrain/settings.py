@@ -7,8 +7,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from gradopt_ds.experiments.common.json_file import load
+from gradopt_ds.experiments.pretrain.data.files import data_digest, digest
+
 # Where a run is kept and how it is watched; changing these does not change what is learned.
-_HOUSEKEEPING = {"output", "save_every", "keep", "resume", "tensorboard", "cache"}
+_HOUSEKEEPING = {
+    "output", "save_every", "keep", "resume", "accept_changes", "tensorboard", "cache"
+}  # fmt: skip
 
 
 class RunSettings(BaseModel):
@@ -83,6 +88,12 @@ class RunSettings(BaseModel):
         description="go on from the output's last complete checkpoint, if there is one (auto) or "
         "else stop (must); never starts afresh and removes the output's checkpoints",
     )
+    accept_changes: bool = Field(
+        False,
+        description="go on from a checkpoint although settings that bend its trace have changed; "
+        "what the checkpoint holds (the optimizer's rates, the schedule's base) stays, and the "
+        "summary tells the changes",
+    )
     tensorboard: bool = Field(True, description="TensorBoard events through DeepSpeed's monitor")
     cache: Path = Field(
         Path("~/.cache/gradopt_ds"), description="directory of the trained tokenizers"
@@ -111,9 +122,17 @@ class RunSettings(BaseModel):
         return self.validate_every or max(1, self.steps // 10)
 
     def fingerprint(self, ranks: int) -> str:
-        """A hash of all that decides the result: settings, ranks, both JSON files' contents."""
+        """A hash of all that decides the result: settings, ranks, contents of the files named.
+
+        Raises:
+            PretrainError: a file cannot be read.
+        """
         told: dict[str, Any] = self.model_dump(mode="json", exclude=_HOUSEKEEPING)
-        told["deepspeed_config"] = json.loads(self.deepspeed_config.read_text())
-        told["model"] = json.loads(self.model.read_text())
+        told["deepspeed_config"] = load(self.deepspeed_config)
+        told["model"] = load(self.model)
+        told["data"] = data_digest(self.data)
+        if self.tokenizer is not None and Path(self.tokenizer).is_dir():
+            files = [path for path in Path(self.tokenizer).iterdir() if path.is_file()]
+            told["tokenizer"] = digest(sorted(map(str, files)))
         told["ranks"] = ranks
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]

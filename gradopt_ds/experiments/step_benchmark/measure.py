@@ -15,13 +15,11 @@ from gradopt_ds.experiments.step_benchmark.collectives import CollectiveCounter
 from gradopt_ds.experiments.step_benchmark.optimizers import Candidate
 from gradopt_ds.experiments.step_benchmark.settings import BenchSettings
 from gradopt_ds.experiments.step_benchmark.stopwatch import Stopwatch
+from gradopt_ds.integration.zero.attributes import BUCKETS, MUON_METHODS
 from gradopt_ds.memory import optimizer_state_bytes
 from gradopt_ds.memory.allocations import PeakBytes
 from gradopt_ds.optim import GradPower, MatrixOptimizer
 from gradopt_ds.sharding import ShardedMatrixMap
-
-MATRIX_WORK = ("get_flat_partition", "_apply_muon_to_accumulated_grads")
-"""Where DeepSpeed's ZeRO wrappers orthogonalise for its Muon: stages 1 and 2, stage 3."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ def _counted(engine: Any, tokens: torch.Tensor, stage: int) -> Counts:
     optimizer = engine.basic_optimizer
     peak = PeakBytes(engine.device)
     peak.during(optimizer, "step")
-    work = MATRIX_WORK[stage == 3]
+    work = MUON_METHODS[stage == 3]
     if not isinstance(optimizer, MatrixOptimizer | GradPower) and hasattr(engine.optimizer, work):
         peak.during(engine.optimizer, work)
     loss = engine(input_ids=tokens, labels=tokens).loss
@@ -123,17 +121,17 @@ def _counted(engine: Any, tokens: torch.Tensor, stage: int) -> Counts:
         engine.step()
     base = optimizer.base if isinstance(optimizer, GradPower) else optimizer
     matrix_map = getattr(base, "matrix_map", None)
-    exchanges = matrix_map.exchanges.values() if isinstance(matrix_map, ShardedMatrixMap) else ()
+    exchanges = matrix_map.exchanges if isinstance(matrix_map, ShardedMatrixMap) else {}
     return Counts(
         calls=dict(counter.calls),
         sent=counter.sent,
         planned_sent=sum(
-            exchange.plan.elements_sent(exchange.rank) * exchange.wire_dtype.itemsize
-            for exchange in exchanges
+            exchange.plan.bytes_sent(exchange.rank, exchange.wire_dtype.itemsize, slice_.itemsize)
+            for slice_, exchange in exchanges.items()
         ),
         state=optimizer_state_bytes(optimizer),
         peak=peak.most,
-        flops=sum(exchange.plan.flops[exchange.rank] for exchange in exchanges),
+        flops=sum(exchange.plan.flops[exchange.rank] for exchange in exchanges.values()),
     )
 
 
@@ -147,7 +145,7 @@ def _release(engine: Any) -> None:
     engine.destroy()
     held = [
         vars(optimizer),
-        *map(vars, getattr(optimizer, "ipg_buckets", {}).values()),
+        *map(vars, getattr(optimizer, BUCKETS, {}).values()),
         *map(vars, parameters),
         *engine.basic_optimizer.state.values(),
         parameters,

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
-from gradopt_ds.integration import OPTIMIZERS
+from gradopt_ds.integration.registry import OPTIMIZERS
 from gradopt_ds.optim import MatrixOptimizer
 
 BASELINE = "AdamW"
 DEEPSPEED_MUON = "DeepSpeedMuon"
-OURS = ("Muon", *OPTIMIZERS)
+MUON = "MatrixMuon"
+OURS = tuple(OPTIMIZERS)
 NAMES = (BASELINE, DEEPSPEED_MUON, *OURS)
 
 LR = 1e-20
@@ -67,7 +68,7 @@ def candidates(name: str, stage: int, oracle: str | None) -> list[Candidate]:
             )
             for method in ("gram", "standard")
         ]
-    if name == "Muon":
+    if name == MUON:
         oracles = MUON_ORACLES if oracle is None else (oracle,)
         return [Candidate(name, _muon(oracle), f"oracle={oracle}") for oracle in oracles]
     aux = {"aux": {"lr": LR}} if issubclass(OPTIMIZERS[name].optimizer, MatrixOptimizer) else {}
@@ -80,9 +81,5 @@ def _deepspeed_muon(method: str) -> dict[str, Any]:
 
 
 def _muon(oracle: str) -> dict[str, Any]:
-    # In DeepSpeed's JSON "Muon" is DeepSpeed's own; the first power of a gradient is the gradient.
     params = {"lr": LR, "oracle": {"type": oracle, "steps": 5}, "aux": {"lr": LR}}
-    return {
-        "type": "GradPower",
-        "params": {"power": 1.0, "base": {"type": "Muon", "params": params}},
-    }
+    return {"type": MUON, "params": params}

@@ -17,7 +17,7 @@ class BenchSettings(BaseModel):
     stage: int = Field(default=3, ge=1, le=3, description="ZeRO stage: 1, 2 or 3")
     ranks: int = Field(default=2, ge=1, description="local ranks, and devices where there are any")
     optimizers: str = Field(
-        default="AdamW,DeepSpeedMuon,Muon,SWAN,PolarGrad",
+        default="AdamW,DeepSpeedMuon,MatrixMuon,SWAN,PolarGrad",
         description=f"comma-separated, {BASELINE} among them; known are {', '.join(NAMES)}",
     )
     oracle: Literal["newton_schulz", "gram_newton_schulz"] | None = Field(

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 import gradopt_ds  # noqa: F401  makes SWAN, PolarGrad, … known to DeepSpeed's JSON
 from gradopt_ds.experiments.common.process_end import end_process
-from gradopt_ds.experiments.pretrain.run import start_processes
+from gradopt_ds.experiments.common.processes import start_processes
 from gradopt_ds.experiments.step_benchmark.measure import Measurement, measure
 from gradopt_ds.experiments.step_benchmark.optimizers import Candidate, candidates
 from gradopt_ds.experiments.step_benchmark.settings import BenchSettings

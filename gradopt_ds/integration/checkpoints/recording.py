@@ -12,6 +12,7 @@ from gradopt_ds.checkpoint import KEY, Fragment, Group, Record, Slice, to_state
 from gradopt_ds.integration.zero.slicing import Shard, read_shards
 from gradopt_ds.optim import GradPower
 from gradopt_ds.optim.param_groups import whole_shape
+from gradopt_ds.optim.resumed_settings import settings_of
 
 
 def record_in_state(engine: Any, optimizer: Optimizer) -> None:
@@ -27,9 +28,12 @@ def record_in_state(engine: Any, optimizer: Optimizer) -> None:
     plain = to_state(make_record(engine, optimizer))
 
     def add(_: Optimizer, state: dict[str, Any]) -> None:
-        state[KEY] = plain
+        # The slices stay what they are; settings may have been changed since.
+        groups = zip(plain["groups"], state["param_groups"], strict=True)
+        now = [{**group, "settings": settings_of(saved)} for group, saved in groups]
+        state[KEY] = {**plain, "groups": now}
 
-    _base(optimizer).register_state_dict_post_hook(add)
+    base_of(optimizer).register_state_dict_post_hook(add)
 
 
 def make_record(engine: Any, optimizer: Optimizer) -> Record:
@@ -54,6 +58,7 @@ def make_record(engine: Any, optimizer: Optimizer) -> Record:
             Group(
                 group.get("rule", "elementwise"),
                 {names[weight]: whole_shape(weight) for weight in members},
+                settings_of(group),
             )
             for group, members in zip(optimizer.param_groups, weights, strict=True)
         ),
@@ -86,9 +91,10 @@ def _slice(shard: Shard, names: Mapping[Tensor, str]) -> Slice:
 
 
 def _described(optimizer: Optimizer) -> str:
-    name = type(_base(optimizer)).__name__
+    name = type(base_of(optimizer)).__name__
     return f"GradPower({name})" if isinstance(optimizer, GradPower) else name
 
 
-def _base(optimizer: Optimizer) -> Optimizer:
+def base_of(optimizer: Optimizer) -> Optimizer:
+    """The optimizer itself, or the one behind a gradient power."""
     return optimizer.base if isinstance(optimizer, GradPower) else optimizer

@@ -8,42 +8,50 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
-from deepspeed.accelerator import get_accelerator
 from deepspeed.checkpoint.constants import FP32_WEIGHT_KEY, OPTIMIZER_STATE_DICT
-from deepspeed.utils import groups
 from torch import Tensor, nn
 
-from gradopt_ds.checkpoint import Record, check_content, check_layout, from_state, slice_state
+from gradopt_ds.checkpoint import (
+    Record,
+    Slice,
+    State,
+    check_content,
+    check_layout,
+    from_state,
+    slice_state,
+)
+from gradopt_ds.integration.checkpoints.files import Wanted, files_to_verify, optimizer_file
+from gradopt_ds.integration.checkpoints.intact import require_intact
+from gradopt_ds.integration.checkpoints.recording import base_of
 from gradopt_ds.integration.checkpoints.universal_files import (
+    CONTENTS,
     LOSS_SCALE,
     SHARED,
     read_common,
     read_parameter,
 )
+from gradopt_ds.integration.checkpoints.verdict import AbsentFileError, same_end
 from gradopt_ds.integration.report import log_on_rank_0
 from gradopt_ds.integration.zero.wrapper_state import base_state, replace_slices
+from gradopt_ds.optim import MatrixOptimizer
+from gradopt_ds.optim.param_groups import whole_shape
+from gradopt_ds.optim.resumed_settings import configured_settings, refuse_another_rule
 
 
-def check_before_loading(engine: Any, folder: Path) -> None:
+def check_before_loading(engine: Any, folder: Path, wanted: Wanted) -> None:
     """Stop before anything is overwritten. Collective; all ranks come to the same end.
 
     Args:
         engine: the engine that is about to load.
         folder: of one checkpoint, its tag included.
+        wanted: what of it.
 
     Raises:
-        ValueError: the checkpoint is not of this optimizer, of these parameters or of these
-            slices, or its format is unknown.
+        ValueError: a file is damaged or absent; the checkpoint is not of this optimizer, of these
+            parameters or of these slices; a setting differs that may not; its format is unknown.
     """
-    problem = ""
-    try:
-        _check(engine, folder)
-    except Exception as error:  # Whatever it is, the other ranks must not wait for this one.
-        problem = str(error) or repr(error)
-    found = torch.tensor(float(bool(problem)), device=get_accelerator().current_device_name())
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    if found:
-        raise ValueError(problem or f"another rank cannot load {folder}: see its message")
+    with same_end():
+        _check(engine, folder, wanted)
 
 
 def load_universal(engine: Any, folder: Path, load_optimizer_states: bool) -> None:
@@ -58,17 +66,24 @@ def load_universal(engine: Any, folder: Path, load_optimizer_states: bool) -> No
         load_optimizer_states: False: the weights alone.
 
     Raises:
-        ValueError: the parameters of one slice have different state.
+        ValueError: the parameters of one slice have different state; a file is missing; another
+            tensor of the model has another shape. On all ranks alike.
     """
     wrapper = engine.optimizer
     state = wrapper.state_dict()
     record, common = read_common(folder)
-    slices = []
-    for layout in from_state(base_state(state)).slices:
-        here = dict.fromkeys(fragment.name for fragment in layout.fragments)
-        names = list(here) or layout.parameters[:1]
-        whole = {name: read_parameter(folder, name) for name in names}
-        slices.append((layout, slice_state(layout, whole)))
+    if CONTENTS not in common:
+        log_on_rank_0(
+            f"{folder} was converted by an earlier version, which did not list what it wrote: "
+            "files that are missing can go unnoticed"
+        )
+    optimized = {name for group in record.groups for name in group.parameters}
+    with same_end():
+        slices = [
+            (layout, _slice_state(folder, layout))
+            for layout in from_state(base_state(state)).slices
+        ]
+        others = list(_other_tensors(engine.module, optimized, folder))
     # A loss scale that adapts to fp16 has no business in bf16 or fp32.
     keeps_scale = common.get("dynamic_loss_scale") == state.get("dynamic_loss_scale")
     keys = [key for key in SHARED if keeps_scale or key not in LOSS_SCALE]
@@ -83,26 +98,62 @@ def load_universal(engine: Any, folder: Path, load_optimizer_states: bool) -> No
         load_optimizer_states=load_optimizer_states,
         load_from_fp32_weights=True,
     )
-    optimized = {name for group in record.groups for name in group.parameters}
-    _load_other_tensors(engine.module, optimized, folder)
+    for tensor, whole in others:
+        cut = hasattr(tensor, "ds_id")
+        with torch.no_grad(), deepspeed.zero.GatheredParameters([tensor], 0, enabled=cut):
+            if not cut or dist.get_rank() == 0:
+                tensor.copy_(whole)
 
 
-def _check(engine: Any, folder: Path) -> None:
+def _check(engine: Any, folder: Path, wanted: Wanted) -> None:
+    universal = engine.load_universal_checkpoint()
+    if (folder / "zero").is_dir() and not universal:
+        raise ValueError(
+            f"{folder} is a universal checkpoint: load it at ZeRO stage 1, 2 or 3 with "
+            '"checkpoint": {"load_universal": true} in the DeepSpeed JSON'
+        )
+    if wanted.joins_slices(engine):
+        _refuse_another_latest(folder)
+    files = files_to_verify(engine, folder, wanted)
+    for file in files:
+        if file.is_file():
+            require_intact(file)
+    if universal or wanted.state:
+        _check_record(engine, folder, wanted)
+    for file in files:
+        if not file.is_file():
+            raise AbsentFileError(f"there is no {file}: the checkpoint is not complete")
+
+
+def _check_record(engine: Any, folder: Path, wanted: Wanted) -> None:
+    universal = engine.load_universal_checkpoint()
+    saved = read_common(folder)[0] if universal else _saved_record(optimizer_file(engine, folder))
     current = from_state(base_state(engine.optimizer.state_dict()))
-    if engine.load_universal_checkpoint():
-        check_content(read_common(folder)[0], current)
-        return
-    # Rank 0's file is there whatever the number of ranks was.
-    first = _saved_record(_file(engine, folder, 0))
-    check_content(first, current)
-    if first.ranks != current.ranks:
-        check_layout(first, current)
-    check_layout(_saved_record(_file(engine, folder, _dp_rank(engine))), current)
+    check_content(saved, current)
+    if wanted.state:
+        optimizer = base_of(engine.basic_optimizer)
+        refuse_another_rule(
+            [group.settings for group in saved.groups],
+            configured_settings(optimizer),
+            optimizer.fixed_settings if isinstance(optimizer, MatrixOptimizer) else (),
+        )
+    if not universal:
+        check_layout(saved, current)
+
+
+def _refuse_another_latest(folder: Path) -> None:
+    latest = folder.parent / "latest"
+    named = latest.read_text().strip() if latest.is_file() else None
+    if named != folder.name:
+        raise ValueError(
+            f"at ZeRO stage 3 DeepSpeed loads the weights alone from the tag that {latest} names, "
+            f"which is {named!r}, and not from {folder.name!r}: write {folder.name!r} into it"
+        )
 
 
 def _saved_record(file: Path) -> Record:
     if not file.is_file():
-        raise ValueError(
+        raise AbsentFileError(
             f"there is no {file}: it was saved at another ZeRO stage, in another precision, or not "
             "completely"
         )
@@ -114,25 +165,20 @@ def _saved_record(file: Path) -> Record:
     return from_state(base_state(state))
 
 
-def _file(engine: Any, folder: Path, dp_rank: int) -> Path:
-    """Where DeepSpeed has put the optimizer's state of a rank."""
-    parent, tag = str(folder.parent), folder.name
-    if not engine.zero_optimization() and engine.has_moe_layers:
-        largest = groups._get_max_expert_size_name()
-        rank = groups._get_expert_parallel_rank(largest)
-        return Path(engine._get_optimizer_ckpt_name(parent, tag, rank))
-    if not engine.zero_optimization():
-        return Path(engine._get_ckpt_name(parent, tag))
-    half = engine.bfloat16_enabled()
-    return Path(engine._get_rank_zero_ckpt_name(parent, tag, 0, dp_rank, half))
+def _slice_state(folder: Path, layout: Slice) -> State:
+    here = dict.fromkeys(fragment.name for fragment in layout.fragments)
+    names = list(here) or layout.parameters[:1]
+    return slice_state(layout, {name: read_parameter(folder, name) for name in names})
 
 
-def _dp_rank(engine: Any) -> int:
-    return dist.get_rank(engine.optimizer.dp_process_group) if engine.zero_optimization() else 0
+def _other_tensors(
+    module: nn.Module, optimized: Container[str], folder: Path
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Frozen parameters and buffers, which DeepSpeed's universal loading leaves as they are.
 
-
-def _load_other_tensors(module: nn.Module, optimized: Container[str], folder: Path) -> None:
-    """Frozen parameters and buffers, which DeepSpeed's universal loading leaves as they are."""
+    Yields:
+        Each, and what was saved of it, whole.
+    """
     absent = []
     for name, tensor in chain(module.named_parameters(), _persistent_buffers(module)):
         if name in optimized:
@@ -142,10 +188,9 @@ def _load_other_tensors(module: nn.Module, optimized: Container[str], folder: Pa
             absent.append(name)
             continue
         saved = read_parameter(folder, name).elements[FP32_WEIGHT_KEY]
-        cut = hasattr(tensor, "ds_id")
-        with torch.no_grad(), deepspeed.zero.GatheredParameters([tensor], 0, enabled=cut):
-            if not cut or dist.get_rank() == 0:
-                tensor.copy_(saved)
+        if saved.shape != (shape := whole_shape(tensor)):
+            raise ValueError(f"{file} has shape {tuple(saved.shape)} and {name!r} {tuple(shape)}")
+        yield tensor, saved
     if absent:
         log_on_rank_0(f"not in the checkpoint, and left as they are: {', '.join(absent)}")
 

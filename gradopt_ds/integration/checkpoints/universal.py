@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -19,7 +20,13 @@ from deepspeed.utils.zero_to_fp32 import get_model_state_files, get_optim_files
 from torch import Tensor
 
 from gradopt_ds.checkpoint import KEY, Record, State, from_state, parameter_state, to_state
-from gradopt_ds.integration.checkpoints.universal_files import SHARED, write_common, write_parameter
+from gradopt_ds.integration.checkpoints.intact import require_intact
+from gradopt_ds.integration.checkpoints.universal_files import (
+    CONTENTS,
+    SHARED,
+    write_common,
+    write_parameter,
+)
 from gradopt_ds.integration.zero.wrapper_state import base_state, slice_states
 
 MODEL_FILES = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt")
@@ -37,8 +44,8 @@ def convert(source: Path, target: Path) -> None:
         target: folder to write.
 
     Raises:
-        ValueError: the checkpoint is not complete, is not of ZeRO stage 1 to 3, was not saved by
-            an optimizer of this library, or is of a model with DeepSpeed MoE layers.
+        ValueError: the checkpoint is damaged or not complete, is not of ZeRO stage 1 to 3, was not
+            saved by an optimizer of this library, or is of a model with DeepSpeed MoE layers.
         FileExistsError: ``target`` exists.
     """
     if any(source.glob("layer_*_expert_*")):
@@ -48,7 +55,10 @@ def convert(source: Path, target: Path) -> None:
         )
     if target.exists():
         raise FileExistsError(f"{target} exists: remove it, or write to another folder")
-    ranks = [_loaded(file)[OPTIMIZER_STATE_DICT] for file in _rank_files(source)]
+    rank_files = _rank_files(source)
+    for file in (*rank_files, *get_model_state_files(str(source))):
+        require_intact(Path(file))
+    ranks = [_loaded(file)[OPTIMIZER_STATE_DICT] for file in rank_files]
     records = [from_state(base_state(state)) for state in ranks]
     if len(ranks) != records[0].ranks:
         raise ValueError(
@@ -56,19 +66,19 @@ def convert(source: Path, target: Path) -> None:
         )
     unfinished = target.with_name(f"{target.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
+    contents = {}
     for name, state in chain(_optimized(ranks, records), _others(source, records[0])):
         write_parameter(unfinished, name, state)
-    write_common(unfinished, _common(ranks[0], records[0]))
+        contents[name] = state.keys
+    write_common(unfinished, {**_common(ranks[0], records[0]), CONTENTS: contents})
     _write_model_files(source, unfinished)
     unfinished.rename(target)
     (target.parent / "latest_universal").write_text(target.name)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m gradopt_ds.integration.checkpoints.universal", description=__doc__
-    )
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Convert by command line; the exit status is 1 where that is impossible."""
+    parser = argparse.ArgumentParser(prog="gradopt-ds convert", description=__doc__)
     parser.add_argument(
         "source", type=Path, help="a checkpoint's folder, such as run/global_step100"
     )
@@ -77,8 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         convert(chosen.source, chosen.target)
     except (ValueError, OSError) as error:
-        parser.exit(1, f"{error}\n")
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     print(f"wrote {chosen.target}, and {chosen.target.parent / 'latest_universal'} names it")
+    return 0
 
 
 def _rank_files(source: Path) -> list[str]:
@@ -146,7 +158,3 @@ def _write_model_files(source: Path, target: Path) -> None:
     state = {**_loaded(file), "module": {}, FROZEN_PARAM_FRAGMENTS: None}
     for name in MODEL_FILES:
         torch.save(state, target / name)
-
-
-if __name__ == "__main__":
-    main()

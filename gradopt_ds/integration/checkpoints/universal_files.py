@@ -1,5 +1,6 @@
 """DeepSpeed's universal layout on disk: ``zero/<parameter>/<key>.pt`` and two common files."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,16 @@ import torch
 from deepspeed.checkpoint.constants import CLIP_GRAD, FP32_WEIGHT_KEY, LOSS_SCALER, PARAM
 
 from gradopt_ds.checkpoint import KEY, Record, State, from_state
+from gradopt_ds.integration.checkpoints.intact import require_intact
 
 LOSS_SCALE = (LOSS_SCALER, "dynamic_loss_scale", "overflow")
 SHARED = (*LOSS_SCALE, CLIP_GRAD)
 """What ZeRO's wrappers keep once, beside the base optimizer's state."""
 
-CONVERT = "python -m gradopt_ds.integration.checkpoints.universal IN OUT"
+CONTENTS = "contents"
+"""Among what the parameters share: name → the keys that were written for it."""
+
+CONVERT = "gradopt-ds convert IN OUT"
 
 
 def write_parameter(folder: Path, name: str, state: State) -> None:
@@ -43,6 +48,19 @@ def read_parameter(folder: Path, name: str) -> State:
     return state
 
 
+def listed_files(folder: Path, common: Mapping[str, Any]) -> list[Path]:
+    """All files of parameters: those that were written, or those that are there.
+
+    Args:
+        folder: of one universal checkpoint.
+        common: what its parameters share. That of an earlier version lists no files.
+    """
+    contents: Mapping[str, list[str]] | None = common.get(CONTENTS)
+    if contents is None:
+        return sorted((folder / "zero").glob("*/*.pt"))
+    return [_file(folder, name, key) for name, keys in contents.items() for key in keys]
+
+
 def write_common(folder: Path, common: dict[str, Any]) -> None:
     """Write what the parameters share."""
     torch.save(common, folder / "zero" / "optimizer_state.pt")
@@ -52,11 +70,12 @@ def read_common(folder: Path) -> tuple[Record, dict[str, Any]]:
     """Read what the parameters share, and the record of whose they are.
 
     Raises:
-        ValueError: it is missing, or was not written by this library.
+        ValueError: it is missing or damaged, or was not written by this library.
     """
     file = folder / "zero" / "optimizer_state.pt"
     if not file.is_file():
         raise ValueError(f"{folder} is no universal checkpoint: make one with {CONVERT}")
+    require_intact(file)
     common: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=False)
     if KEY not in common:
         raise ValueError(

@@ -12,20 +12,20 @@ from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradopt_ds.integration.zero.slicing import Shard, read_shards, verify
+from gradopt_ds.integration.zero.slicing import Shard, read_shards
+from gradopt_ds.integration.zero.verification import verify
 from gradopt_ds.matrices import Block, WholeMatrixMap
 from gradopt_ds.optim import GradPower, MatrixOptimizer
 from gradopt_ds.optim.param_groups import MATRIX
-from gradopt_ds.sharding import Exchange, ExchangeSettings, Plan, ShardedMatrixMap, make_plan
+from gradopt_ds.sharding import Exchange, Plan, ShardedMatrixMap, make_plan
 
 
-def attach(engine: Any, optimizer: Optimizer, settings: ExchangeSettings) -> str:
+def attach(engine: Any, optimizer: Optimizer) -> str:
     """Tell a matrix optimizer where its matrices are.
 
     Args:
         engine: the engine, its optimizer wrapper in place.
         optimizer: the base optimizer inside that wrapper.
-        settings: of the exchange.
 
     Returns:
         A sentence for the log.
@@ -33,7 +33,8 @@ def attach(engine: Any, optimizer: Optimizer, settings: ExchangeSettings) -> str
     Raises:
         RuntimeError: the wrapper's layout is unknown, is not what it should be, or differs
             between ranks.
-        ValueError: an ``exchange_strategy`` matches no matrix, or cannot be followed.
+        ValueError: a weight holds NaN; an ``exchange_strategy`` matches no matrix, or cannot be
+            followed.
     """
     base = optimizer.base if isinstance(optimizer, GradPower) else optimizer
     if not isinstance(base, MatrixOptimizer):
@@ -46,13 +47,13 @@ def attach(engine: Any, optimizer: Optimizer, settings: ExchangeSettings) -> str
     names = {param: name for name, param in engine.module.named_parameters()}
     groups = optimizer.param_groups
     shards = [shard for shard in read_shards(wrapper) if groups[shard.group]["rule"] == MATRIX]
-    plans = _plans(base, shards, names, settings)
+    plans = _plans(base, shards, names)
     base.matrix_map = ShardedMatrixMap(
         {
             shard.slice: Exchange(
                 plan,
                 shard.process_group,
-                settings.wire_dtype,
+                base.exchange.wire_dtype,
                 get_accelerator().current_device_name(),
             )
             for shard, plan in zip(shards, plans, strict=True)
@@ -77,17 +78,17 @@ def _plans(
     base: MatrixOptimizer,
     shards: Sequence[Shard],
     names: Mapping[Tensor, str],
-    settings: ExchangeSettings,
 ) -> list[Plan]:
+    settings = base.exchange
     matrices = [names[weight] for shard in shards for weight in shard.weights]
     for pattern in settings.exchange_strategy:
         if not any(fnmatchcase(name, pattern) for name in matrices):
             raise ValueError(f"exchange_strategy pattern {pattern!r} matches no matrix")
     plans = []
     loads: dict[dist.ProcessGroup, list[int]] = defaultdict(list)
-    for shard in shards:
-        weights = shard.layout(names)
-        verify(shard, weights)
+    whole_weights = [shard.layout(names) for shard in shards]
+    verify(shards, whole_weights)
+    for shard, weights in zip(shards, whole_weights, strict=True):
         layout = weights.split({names[weight]: base.blocks[weight] for weight in shard.weights})
         # Slices of one step share the load: the owners of the next are the idle ones.
         load = loads[shard.process_group] or [0] * layout.world_size

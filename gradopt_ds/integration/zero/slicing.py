@@ -15,17 +15,14 @@ from functools import partial
 from math import prod
 from typing import Any
 
-import deepspeed
-import torch
 import torch.distributed as dist
-from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor
 
 from gradopt_ds.optim.param_groups import whole_shape
-from gradopt_ds.sharding import Layout, Matrix, Piece, chunked_layout, contiguous_layout
+from gradopt_ds.sharding import Layout, Matrix, chunked_layout, contiguous_layout
 
 
 @dataclass(frozen=True)
@@ -109,35 +106,3 @@ READERS: Mapping[type, Callable[[Any], Iterable[Shard]]] = {
     BF16_Optimizer: _bf16_optimizer,
     DeepSpeedZeroOptimizer_Stage3: _stage_3,
 }
-
-
-def verify(shard: Shard, layout: Layout) -> None:
-    """Compare every rank's slice with the weights that their layout says it holds.
-
-    Under stage 3 the weights are gathered for it, one at a time. All ranks come to the same end.
-
-    Raises:
-        RuntimeError: a piece differs, so the layout is not the one this reader knows.
-    """
-    rank = dist.get_rank(shard.process_group)
-    wrong = "" if shard.slice.numel() == layout.slice_size else f"{shard.slice.numel()} elements"
-    for index, (weight, matrix) in enumerate(zip(shard.weights, layout.matrices, strict=True)):
-        with deepspeed.zero.GatheredParameters([weight], enabled=hasattr(weight, "ds_id")):
-            piece = layout.piece(index, rank)
-            if piece is not None and not _holds(shard.slice, piece, weight):
-                wrong = f"{matrix.name!r}, {piece}"
-    found = torch.tensor(float(bool(wrong)), device=get_accelerator().current_device_name())
-    dist.all_reduce(found, dist.ReduceOp.MAX, group=shard.process_group)
-    if found:
-        raise RuntimeError(
-            "a slice of rank "
-            + (f"{rank} is not what it should be: {wrong}" if wrong else "another rank is wrong")
-            + ". The layout of this DeepSpeed version is not the one that is known, and training "
-            "would update the wrong elements. Please report it with your DeepSpeed config."
-        )
-
-
-def _holds(slice_: Tensor, piece: Piece, weight: Tensor) -> bool:
-    found = slice_.detach()[piece.in_slice]
-    expected = weight.detach().flatten()[piece.matrix_start : piece.matrix_stop]
-    return torch.equal(found, expected.to(found))

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+import torch
+
 from gradopt_ds.ops.oracles.adaptive import Adaptive
 from gradopt_ds.ops.oracles.coupled_newton_schulz import CoupledNewtonSchulz
 from gradopt_ds.ops.oracles.exact import SVD, Eigh
@@ -64,8 +66,21 @@ def make_oracle(spec: str | Mapping[str, object] | Oracle) -> Oracle:
         raise ValueError(f"oracle {name}: {error}") from error
 
 
+def oracle_spec(oracle: Oracle) -> dict[str, Any]:
+    """The mapping that :func:`make_oracle` makes an oracle from, as plain data."""
+    options = {field.name: _to_json(getattr(oracle, field.name)) for field in fields(oracle)}
+    return {"type": oracle.name, **options}
+
+
 def _from_json(value: Any) -> Any:
     """JSON has lists for tuples and names for dtypes; everything else the oracle checks."""
     if isinstance(value, list):
         return tuple(value)
     return DTYPES.get(value, value) if isinstance(value, str) else value
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_to_json(item) for item in value]
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    return names[value] if isinstance(value, torch.dtype) else value

@@ -2,8 +2,10 @@
 
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
 from gradopt_ds.checkpoint import (
     FORMAT,
@@ -58,6 +60,24 @@ def test_round_trip() -> None:
 def test_strange_records_are_refused(state: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         from_state(state)
+
+
+def test_the_record_is_plain_enough_for_weights_only(tmp_path: Path) -> None:
+    settings = {"lr": 0.1, "scale": "nuclear", "oracle": {"type": "svd", "dtype": None}}
+    record = replace(RECORD, groups=(Group("matrix", {"w": (3, 4)}, settings),))
+    torch.save({KEY: to_state(record)}, tmp_path / "state.pt")
+    assert from_state(torch.load(tmp_path / "state.pt", weights_only=True)) == record
+
+
+def test_the_first_format_is_read() -> None:
+    """Written by hand, as version 0.1.0 wrote it: groups without settings."""
+    slices = [{"group": 0, "size": 6, "parameters": ["w"], "fragments": [
+        {"name": "w", "start": 0, "offset": 0, "length": 6}]}]  # fmt: skip
+    groups = [{"rule": "matrix", "parameters": {"w": [3, 4]}}]
+    old = {"format": 1, "optimizer": "PolarGrad", "stage": 2, "ranks": 2,
+           "groups": groups, "slices": slices}  # fmt: skip
+    expected = replace(RECORD, groups=(Group("matrix", {"w": (3, 4)}),), slices=RECORD.slices[:1])
+    assert from_state({KEY: old}) == expected
 
 
 def test_the_same_is_accepted() -> None:

@@ -4,7 +4,7 @@ from itertools import accumulate
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -63,6 +63,7 @@ def cut(layout: Slice) -> State:
     return slice_state(layout, {name: WHOLE[name] for name in names})
 
 
+@settings(deadline=None)
 @given(st.sampled_from([contiguous, chunked]), st.integers(1, 9), st.integers(0, 3))
 def test_round_trip(layout: object, ranks: int, gap: int) -> None:
     """Whatever the layout, with slices of nothing but padding among them."""

@@ -8,8 +8,9 @@ from torch.optim import AdamW
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gradopt_ds import SWAN, GradPower, Muon, PolarGrad, SinkGD
-from gradopt_ds.integration.registry import build_optimizer, canonical_name, exchange_settings
-from gradopt_ds.sharding import ExchangeSettings
+from gradopt_ds.integration.optimizer_json import build_optimizer
+from gradopt_ds.integration.registry import canonical_name
+from gradopt_ds.matrices import ExchangeSettings
 from tests.distributed.model import build_model
 
 
@@ -133,18 +134,21 @@ def test_a_power_in_the_params_wraps() -> None:
 def test_exchange_settings() -> None:
     """They stand among the optimizer's params, of a GradPower among its base's."""
     given = {"exchange_bucket_size": 1000, "exchange_strategy": {"*.up.weight": "gram"}}
-    assert exchange_settings("SWAN", {"lr": 0.1}) == ExchangeSettings()
-    assert exchange_settings("SWAN", given) == ExchangeSettings(**given)
-    nested = {"base": {"type": "Muon", "params": given}}
-    assert exchange_settings("GradPower", nested) == ExchangeSettings(**given)
-    assert isinstance(build("SWAN", given), SWAN)
+    default, swan = build("SWAN", {"lr": 0.1}), build("SWAN", given)
+    assert isinstance(default, SWAN) and default.exchange == ExchangeSettings()
+    assert isinstance(swan, SWAN) and swan.exchange == ExchangeSettings(**given)
+    muon = base_of(build("GradPower", {"base": {"type": "Muon", "params": given}}))
+    assert isinstance(muon, Muon) and muon.exchange == ExchangeSettings(**given)
     for wrong, message in (
-        ({"exchange_bucket_size": 0}, "SWAN: exchange_bucket_size: .*greater than 0, got 0"),
+        (
+            {"exchange_bucket_size": 0},
+            "SWAN: exchange: exchange_bucket_size: .*greater than 0, got 0",
+        ),
         ({"communication_data_type": "fp16"}, "communication_data_type: .*'fp32' or 'bf16'"),
         ({"exchange_strategy": {"*": "local"}}, "exchange_strategy.*'owner' or 'gram'"),
     ):
         with pytest.raises(ValueError, match=message):
-            exchange_settings("SWAN", wrong)
+            build("SWAN", wrong)
 
 
 def test_a_model_without_matrices_is_refused() -> None:

@@ -35,11 +35,16 @@ def engine(**overrides: Any) -> EngineStub:
         "mpu": None,
         "module": None,
         "has_moe_layers": False,
+        "sequence_parallel_size": 1,
         "autotp_size": lambda: 0,
         "zero_partial_offload": lambda: 1.0,
     }
     experts = SimpleNamespace(enabled=overrides.pop("auto_ep", False))
-    config = SimpleNamespace(zero_config=SimpleNamespace(**zero), expert_parallel_config=experts)
+    config = SimpleNamespace(
+        zero_config=SimpleNamespace(**zero),
+        expert_parallel_config=experts,
+        _param_dict=overrides.pop("json", {}),
+    )
     return EngineStub(_config=config, **{**plain, **overrides})
 
 
@@ -104,6 +109,8 @@ def test_supported_settings_are_accepted(overrides: dict[str, Any]) -> None:
         ({"is_deepcompile_enabled": lambda: True}, "deepcompile"),
         ({"autotp_size": lambda: 2}, "autotp_size"),
         ({"mpu": object()}, "mpu"),
+        ({"sequence_parallel_size": 2}, "sequence_parallel_size"),
+        ({"json": {"sequence_parallel_size": 2}}, "sequence_parallel_size"),
         (
             {"has_moe_layers": True, "zero_optimization_partition_weights": lambda: True},
             "DeepSpeed MoE layers at ZeRO stage 3",
@@ -138,7 +145,7 @@ def test_the_accessors_exist() -> None:
     from deepspeed.runtime.engine import DeepSpeedEngine
 
     asked = {name for _, check in REFUSED for name in check.__code__.co_names}
-    attributes = {"_config", "mpu", "module", "has_moe_layers"}
+    attributes = {"_config", "mpu", "module", "has_moe_layers", "sequence_parallel_size"}
     of_config = {"zenflow", "offload_optimizer", "offload_param"} | {
         name
         for name in asked
@@ -146,7 +153,7 @@ def test_the_accessors_exist() -> None:
         and name not in ("zero_partial_offload", "zero_optimization")
         and name != "zero_optimization_partition_weights"
     }
-    helpers = {"_zero", "_device", "_optimizer_device", "isinstance", "bool"}
+    helpers = {"_zero", "_device", "_optimizer_device", "_in_json", "isinstance", "bool", "max"}
     methods = asked - attributes - of_config - helpers
     methods -= {"PipelineModule", "elastic_checkpoint", "torch", "float16"}
     methods -= {"expert_parallel_config", "enabled"}

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from gradopt_ds.memory import activations
 from gradopt_ds.memory.setup import Setup
-from tests.distributed.memory_worker import EXPERTS, SMALL
+from tests.distributed.memory_cases import EXPERTS, SMALL
 
 KINDS = {"llama": {}, "qwen2_moe": EXPERTS}
 

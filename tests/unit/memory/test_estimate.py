@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from transformers import AutoConfig
 
 from gradopt_ds.experiments.common import models
@@ -45,7 +46,7 @@ def test_one_rank_by_hand(tied: bool) -> None:
     counters = 4  # one fp32 step counter for each flat slice that AdamW has
     assert found["AdamW"].state == 8 * elements + counters
     assert found["SWAN"].state_matrix == found["SinkGD"].state_matrix == 0
-    assert found["PolarGrad"].state_matrix == found["Muon"].state_matrix == 4 * MATRICES
+    assert found["PolarGrad"].state_matrix == found["MatrixMuon"].state_matrix == 4 * MATRICES
     for name, one in found.items():
         if name == "FusedAdamW":
             assert one.state == 8 * elements
@@ -72,6 +73,30 @@ def test_experts_by_hand_and_spread() -> None:
     assert found.weights == pytest.approx(2 * (dense + experts / 2), abs=64)
     assert found.masters == pytest.approx(4 * (dense / 4 + experts / 4), abs=64)
     assert found.state == pytest.approx(8 * (dense / 4 + experts / 4), abs=128)
+
+
+def test_experts_that_are_modules_are_spread() -> None:
+    """DeepSpeed's MoE layer has one module per expert: of four, each of two ranks holds two."""
+
+    class Mixture(nn.Module):
+        def __init__(self, experts: int) -> None:
+            super().__init__()
+            self.dense = nn.Linear(8, 8, bias=False)
+            self.experts = nn.ModuleDict({"deepspeed_experts": nn.ModuleList()})
+            self.experts["deepspeed_experts"].extend(nn.Linear(8, 6) for _ in range(experts))
+
+    def model(experts: int) -> nn.Module:
+        dense = llama()
+        with torch.device("meta"):
+            dense.add_module("mixture", Mixture(experts))
+        return dense
+
+    spread = Setup(stage=0, precision="fp32", ranks=2, expert_parallel=2)
+    dense = estimate(llama(), BLOCKS["AdamW"], Setup(stage=0, precision="fp32", ranks=2)).weights
+    found = estimate(model(4), BLOCKS["AdamW"], spread)
+    assert found.weights == dense + 4 * (8 * 8 + 2 * (8 * 6 + 6))
+    with pytest.raises(ValueError, match="does not divide the 3 experts"):
+        estimate(model(3), BLOCKS["AdamW"], spread)
 
 
 def test_experts_are_matrices_and_routers_are_not() -> None:
@@ -105,6 +130,24 @@ def test_the_bucket_of_the_json_bounds_the_exchange() -> None:
     block = {"type": "SWAN", "params": {"exchange_bucket_size": 1}}
     assert estimate(llama(), block, setup).workspace == 12 * 4 * H * F  # one matrix travels alone
     assert estimate(llama(), BLOCKS["SWAN"], setup).workspace == 12 * 4 * MATRICES
+
+
+@pytest.mark.parametrize(
+    ("stage", "precision", "copied"),
+    [
+        (0, "fp32", MATRICES + 2 * V * H + NORMS),
+        (1, "bf16-fp32-gradients", MATRICES + 2 * V * H + NORMS),
+        (2, "bf16", MATRICES),
+        (3, "bf16", MATRICES),
+    ],
+)
+def test_a_power_copies_the_gradients_of_a_step(stage: int, precision: Any, copied: int) -> None:
+    """All of them where one step sees all groups, else those of the matrices, the larger group."""
+    setup = Setup(stage=stage, precision=precision)
+    with_power, without = (
+        estimate(llama(), BLOCKS[name], setup).workspace for name in ("SWANPower", "SWAN")
+    )
+    assert with_power - without == 4 * copied
 
 
 def test_fused_adam_counts_without_tensors() -> None:

@@ -129,7 +129,8 @@ def test_groups_split_and_keep_their_settings() -> None:
         ("rest", "matrix"),
         ("rest", "aux"),
     ]
-    assert all(g["lr"] == 0.5 and g["weight_decay"] == 0.3 and not g["moe"] for g in groups[:2])
+    assert groups[0]["lr"] == groups[1]["matrix_lr"] == 0.5
+    assert all(g["weight_decay"] == 0.3 and not g["moe"] for g in groups[:2])
     assert "lr" not in groups[2]
     split = [id(p) for g in groups for p in g["params"]]
     assert sorted(split) == sorted(id(p) for p in model.parameters())

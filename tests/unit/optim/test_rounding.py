@@ -95,6 +95,26 @@ def test_adamw_in_float32_is_torchs() -> None:
     assert state[weight]["step"] == 1 and state[weight]["exp_avg"].dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("shape", [(), (5,), (6, 4), (2, 3, 4)])
+def test_adamw_steps_on_any_layout(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transposed weights and gradients, a scalar, and chunks smaller than a parameter."""
+    monkeypatch.setattr("gradopt_ds.optim.aux_adamw.CHUNK", 8)
+    gradient = torch.randn(shape, generator=generator()).bfloat16()
+    backwards = tuple(range(len(shape)))[::-1]
+
+    def transposed(x: torch.Tensor) -> torch.Tensor:
+        return x.permute(backwards).contiguous().permute(backwards)
+
+    weight = transposed(torch.zeros(shape, dtype=torch.bfloat16)).requires_grad_()
+    weight.grad = transposed(gradient)
+    settings_ = {"lr": 0.5, "lr_scale": 0.5, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
+    state: dict[torch.Tensor, dict[str, torch.Tensor]] = {weight: {}}
+    step_aux([{**settings_, "params": [weight]}], state, generator())
+    # The first step of AdamW from zero is lr * sign(g).
+    torch.testing.assert_close(weight.detach(), -0.25 * gradient.sign(), rtol=2**-7, atol=0)
+    assert state[weight]["step"] == 1
+
+
 def test_resuming_continues_the_random_numbers() -> None:
     """The counter travels in the state: bit-equal to an unbroken run."""
 

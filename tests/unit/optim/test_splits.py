@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from gradopt_ds import SWAN, Muon, PolarGrad, SinkGD, assign_rules, matrix_param_groups
-from gradopt_ds.integration.registry import build_optimizer
+from gradopt_ds.integration.optimizer_json import build_optimizer
 from gradopt_ds.matrices import RowShards
 from gradopt_ds.optim.splits import blocks_of
 from tests.distributed.model import SAMPLES, TinyLM

@@ -5,8 +5,9 @@ from itertools import pairwise
 
 from hypothesis import strategies as st
 
+from gradopt_ds.matrices import ExchangeSettings
 from gradopt_ds.optim.splits import blocks_of
-from gradopt_ds.sharding import ExchangeSettings, Layout, Matrix, chunked_layout, contiguous_layout
+from gradopt_ds.sharding import Layout, Matrix, chunked_layout, contiguous_layout
 
 
 @st.composite

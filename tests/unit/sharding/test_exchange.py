@@ -15,11 +15,10 @@ from torch.testing._internal.distributed.multi_threaded_pg import (
     _uninstall_threaded_pg,
 )
 
-from gradopt_ds.matrices import WHOLE, RowShards
+from gradopt_ds.matrices import WHOLE, ExchangeSettings, RowShards
 from gradopt_ds.ops import PolarExpress
 from gradopt_ds.sharding import (
     Exchange,
-    ExchangeSettings,
     Layout,
     Matrix,
     ShardedMatrixMap,

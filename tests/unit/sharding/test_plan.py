@@ -6,9 +6,9 @@ from functools import cache
 import pytest
 from hypothesis import given, settings
 
+from gradopt_ds.matrices import ExchangeSettings
 from gradopt_ds.ops import SVD, GramNewtonSchulz, NewtonSchulz, Oracle, PolarExpress
 from gradopt_ds.sharding import (
-    ExchangeSettings,
     Layout,
     Matrix,
     Plan,
@@ -90,8 +90,10 @@ def test_only_cut_matrices_travel(layout: Layout) -> None:
     """Bytes: each foreign piece goes to the owner once and its update, with a scale, back once."""
     plan = make_plan(layout, PolarExpress())
     foreign = [p for i in plan.cut for p in layout.pieces(i) if p.rank != plan.owners[i]]
-    sent = sum(plan.elements_sent(rank) for rank in range(layout.world_size))
-    assert sent == sum(2 * piece.length + 1 for piece in foreign)
+    elements, scales = sum(piece.length for piece in foreign), len(foreign)
+    for wire, slices in ((4, 4), (2, 4), (4, 2), (2, 2)):
+        sent = sum(plan.bytes_sent(rank, wire, slices) for rank in range(layout.world_size))
+        assert sent == (min(wire, slices) + wire) * elements + 4 * scales
 
 
 @settings(max_examples=100, deadline=None)
@@ -107,13 +109,13 @@ def test_buckets_are_bounded(layout: Layout, chosen: ExchangeSettings) -> None:
 
 
 def test_stage_3_sends_what_the_exchange_must() -> None:
-    """2 mn (W - 1) / W^2 per rank and matrix: in all exactly, on the busiest rank nearly."""
+    """8 mn (W - 1) / W^2 bytes per rank and matrix: in all exactly, on the busiest nearly."""
     for name in LLAMA:
         for world_size in RANKS:
             plan = stage_3_plan(name, world_size, NewtonSchulz())
             matrices = plan.layout.matrices
-            bound = sum(2 * m.numel * (world_size - 1) / world_size**2 for m in matrices)
-            sent = [plan.elements_sent(rank) for rank in range(world_size)]
+            bound = sum(8 * m.numel * (world_size - 1) / world_size**2 for m in matrices)
+            sent = [plan.bytes_sent(rank) for rank in range(world_size)]
             assert sum(sent) <= 1.05 * world_size * bound
             if len(matrices) >= 4 * world_size:
                 assert max(sent) <= 1.05 * bound, (name, world_size)

@@ -27,7 +27,7 @@ class TrainingDocuments:
         )
         self._by_hash = sources.splits_by_hash(settings)
         self._start = self._dataset.state_dict()
-        self._rows = iter(self._dataset)
+        self._texts = self._from_here()
         self.epoch = 0
         self._seen_this_epoch = 0
 
@@ -38,11 +38,11 @@ class TrainingDocuments:
         """The next text; the data set starts again when it ends.
 
         Raises:
-            PretrainError: a whole epoch holds no training text.
+            PretrainError: a whole epoch holds no training text, or a row cannot be read.
         """
         while True:
-            row = next(self._rows, None)
-            if row is None:
+            text = next(self._texts, None)
+            if text is None:
                 if not self._seen_this_epoch:
                     raise PretrainError(
                         f"--data {self._settings.data} leaves this rank no training document: give "
@@ -50,16 +50,16 @@ class TrainingDocuments:
                     )
                 # The dataset's own position stands at its end: a fresh epoch needs a fresh one.
                 self._dataset.load_state_dict(self._start)
-                self._rows = iter(self._dataset)
+                self._texts = self._from_here()
                 self.epoch += 1
                 self._seen_this_epoch = 0
                 continue
-            text = row[self._settings.text_column]
-            if text and not (
-                self._by_hash and sources.held_out(text, self._settings.validation_share)
-            ):
+            if not (self._by_hash and sources.held_out(text, self._settings.validation_share)):
                 self._seen_this_epoch += 1
-                return str(text)
+                return text
+
+    def _from_here(self) -> Iterator[str]:
+        return sources.texts(iter(self._dataset), self._settings)
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the last text returned."""
@@ -74,13 +74,12 @@ class TrainingDocuments:
         self.epoch = state["epoch"]
         self._seen_this_epoch = state["seen_this_epoch"]
         self._dataset.load_state_dict(state["dataset"])
-        self._rows = iter(self._dataset)
+        self._texts = self._from_here()
 
 
 def validation_texts(settings: RunSettings) -> Iterator[str]:
     """Texts no rank trains on, in the source's order, once."""
     by_hash = sources.splits_by_hash(settings)
-    for row in sources.documents(settings, validation=True):
-        text = row[settings.text_column]
-        if text and (not by_hash or sources.held_out(text, settings.validation_share)):
-            yield str(text)
+    for text in sources.texts(iter(sources.documents(settings, validation=True)), settings):
+        if not by_hash or sources.held_out(text, settings.validation_share):
+            yield text

@@ -2,31 +2,18 @@
 
 import copy
 import functools
-import glob
 import zlib
-from collections.abc import Mapping, Sequence
-from importlib import resources
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from datasets import IterableDataset, load_dataset
 
-from gradopt_ds.experiments.common.errors import PretrainError
+from gradopt_ds.experiments.common.errors import PretrainError, reason
+from gradopt_ds.experiments.pretrain.data.files import FORMATS, kind, local_files
 from gradopt_ds.experiments.pretrain.settings import RunSettings
 
 C4 = ("allenai/c4", "en")
 OPENWEBTEXT = ("Skylion007/openwebtext", None)
-
-# Patterns of a local directory laid out like a hub data set, tried in this order.
-_LAYOUTS: tuple[dict[str, str], ...] = (
-    {"train": "en/c4-train.*.json.gz", "validation": "en/c4-validation.*.json.gz"},
-    {"train": "c4-train.*.json.gz", "validation": "c4-validation.*.json.gz"},
-    {"train": "**/train-*.parquet", "validation": "**/validation-*.parquet"},
-    {"train": "**/*.parquet"},
-    {"train": "**/*.json*"},
-    {"train": "**/*.txt*"},
-)
-_FORMATS = {"parquet": "parquet", "json": "json", "jsonl": "json", "txt": "text"}
 
 
 def documents(settings: RunSettings, validation: bool) -> IterableDataset:
@@ -41,11 +28,43 @@ def documents(settings: RunSettings, validation: bool) -> IterableDataset:
     stream = copy.deepcopy(splits[name])
     columns = stream.column_names
     if columns is not None and settings.text_column not in columns:
-        raise PretrainError(
-            f"{settings.data} has no column {settings.text_column!r} but {sorted(columns)}: "
-            "name the right one with --text-column"
-        )
+        raise PretrainError(_no_column(settings, columns))
     return stream
+
+
+def texts(rows: Iterator[Mapping[str, Any]], settings: RunSettings) -> Iterator[str]:
+    """The texts of a stream's rows, empty ones left out.
+
+    Raises:
+        PretrainError: a row cannot be read, or its text is no text.
+    """
+    while True:
+        try:
+            row = next(rows, None)
+        except Exception as error:  # every format fails in its own way, and so does the hub
+            raise PretrainError(
+                f"cannot read --data {settings.data} ({type(error).__name__}: {reason(error)}): "
+                "mend or remove the file"
+            ) from error
+        if row is None:
+            return
+        if settings.text_column not in row:
+            raise PretrainError(_no_column(settings, row))
+        text = row[settings.text_column]
+        if text is not None and not isinstance(text, str):
+            raise PretrainError(
+                f"--data {settings.data} has {text!r:.60} where text is wanted, in the column "
+                f"{settings.text_column!r}: name the right one with --text-column"
+            )
+        if text:
+            yield text
+
+
+def _no_column(settings: RunSettings, columns: Iterable[str]) -> str:
+    return (
+        f"{settings.data} has no column {settings.text_column!r} but {sorted(columns)}: "
+        "name the right one with --text-column"
+    )
 
 
 def splits_by_hash(settings: RunSettings) -> bool:
@@ -64,18 +83,15 @@ def held_out(text: str, share: float) -> bool:
 
 @functools.cache  # asking the hub for its file list takes seconds
 def _streams(data: str) -> Mapping[str, IterableDataset]:
-    if data == "shakespeare":
-        corpus = resources.files("gradopt_ds.experiments.pretrain.corpus") / "shakespeare.jsonl.gz"
-        return _load("json", data_files={"train": [str(corpus)]})
     if data == "c4":
         return _load(*C4)
     if data == "openwebtext":
         return _load(*OPENWEBTEXT)
     files = local_files(data)
-    kind = _format(files["train"])
+    loader = _format(files["train"])
     # A text file is many documents, parted by empty lines.
-    options = {"sample_by": "paragraph"} if kind == "text" else {}
-    return _load(kind, data_files=files, **options)
+    options = {"sample_by": "paragraph"} if loader == "text" else {}
+    return _load(loader, data_files=files, **options)
 
 
 def _load(path: str, *name: str | None, **options: Any) -> Mapping[str, IterableDataset]:
@@ -90,42 +106,12 @@ def _load(path: str, *name: str | None, **options: Any) -> Mapping[str, Iterable
         ) from error
 
 
-def local_files(data: str) -> dict[str, list[str]]:
-    """Split → sorted files of a local directory, file or glob.
-
-    Raises:
-        PretrainError: no file of a known kind there.
-    """
-    path = Path(data).expanduser()
-    if path.is_dir():
-        for layout in _LAYOUTS:
-            found = {split: _text_files(path.glob(pattern)) for split, pattern in layout.items()}
-            if found["train"]:
-                return {split: files for split, files in found.items() if files}
-        raise PretrainError(f"{data} holds no .txt, .json, .jsonl or .parquet file: check --data")
-    files = sorted(glob.glob(str(path), recursive=True))
-    if not files:
-        raise PretrainError(
-            f"--data {data!r} is no file, directory or glob that matches; the sources with a name "
-            "are 'shakespeare', 'c4' and 'openwebtext'"
-        )
-    return {"train": files}
-
-
-def _text_files(paths: Any) -> list[str]:
-    return sorted(str(one) for one in paths if one.is_file() and _kind(one.name) in _FORMATS)
-
-
-def _kind(name: str) -> str:
-    return name.removesuffix(".gz").rpartition(".")[2]
-
-
 def _format(files: Sequence[str]) -> str:
-    kinds = {_kind(one) for one in files}
-    formats = {_FORMATS.get(kind, "") for kind in kinds}
+    kinds = {kind(one) for one in files}
+    formats = {FORMATS.get(one, "") for one in kinds}
     if len(formats) != 1 or "" in formats:
         raise PretrainError(
             f"cannot read files of kinds {sorted(kinds)} together: give --data one kind out of "
-            f"{sorted(_FORMATS)} (each may be .gz)"
+            f"{sorted(FORMATS)} (each may be .gz)"
         )
     return formats.pop()

@@ -9,7 +9,7 @@ import deepspeed.comm as dist
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from gradopt_ds.experiments.common.errors import PretrainError
+from gradopt_ds.experiments.common.errors import PretrainError, reason
 from gradopt_ds.experiments.pretrain.data.documents import TrainingDocuments
 from gradopt_ds.experiments.pretrain.settings import RunSettings
 
@@ -40,8 +40,8 @@ def load(settings: RunSettings, rank: int, ranks: int) -> PreTrainedTokenizerBas
         return wrap(trained[0])
     try:
         tokenizer = AutoTokenizer.from_pretrained(settings.tokenizer)
-    except (OSError, ValueError) as error:
-        raise PretrainError(f"--tokenizer {settings.tokenizer}: {error}") from None
+    except Exception as error:  # broken files end in errors of many types
+        raise PretrainError(f"--tokenizer {settings.tokenizer}: {reason(error)}") from error
     if tokenizer.eos_token_id is None:
         raise PretrainError(
             f"--tokenizer {settings.tokenizer} has no eos_token, which parts documents: choose "

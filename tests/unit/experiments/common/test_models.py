@@ -102,6 +102,8 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         ('{"model_type": "nonsense"}', "nonsense"),
         ("{", "is not JSON"),
         ("[]", "must hold a JSON object"),
+        ('{"model_type": "llama", "num_hidden_layer": 2}', "did you mean 'num_hidden_layers'"),
+        ('{"model_type": "llama", "hidden_size": "wide"}', "hidden_size"),
     ):
         path.write_text(text)
         with pytest.raises(PretrainError, match=complaint):

@@ -110,6 +110,17 @@ def test_only_the_same_settings_are_reused(tmp_path: Path) -> None:
     assert not finished_before(other, 2)
 
 
+def test_a_run_whose_data_has_changed_is_not_reused(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("to be or not to be")
+    told = {**MODEL, "data": str(text)}
+    (member,) = comparison.members([ADAM], told, [0], [], tmp_path)
+    finish(member, 5.0)
+    assert finished_before(member.settings, 2)
+    text.write_text("to be or not to me")
+    assert not finished_before(member.settings, 2)
+
+
 def test_jobs_run_side_by_side_and_an_interrupt_ends_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

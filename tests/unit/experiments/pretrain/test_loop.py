@@ -61,7 +61,12 @@ def run(make: Callable[..., RunSettings], monkeypatch: pytest.MonkeyPatch) -> An
     def build(losses: list[float]) -> Any:
         settings = make(sequence_length=8)
         return SimpleNamespace(
-            engine=Engine(losses), training=sequences(), settings=settings, step=4, elapsed=1.0
+            engine=Engine(losses),
+            training=sequences(),
+            settings=settings,
+            step=4,
+            tokens=100,
+            elapsed=1.0,
         )
 
     return build
@@ -72,7 +77,7 @@ def test_a_step_runs_every_micro_batch_and_averages(run: Any) -> None:
     row = loop.train_step(one)
     assert one.engine.calls == ["forward", "backward", "step"] * 3
     assert row["loss"] == pytest.approx(3.0)
-    assert (row["step"], row["tokens"], row["lr"], row["grad_norm"]) == (5, 5 * 6 * 8, 0.25, 1.5)
+    assert (row["step"], row["tokens"], row["lr"], row["grad_norm"]) == (5, 100 + 6 * 8, 0.25, 1.5)
     assert row["elapsed_seconds"] == one.elapsed == pytest.approx(1.0 + row["step_seconds"])
 
 

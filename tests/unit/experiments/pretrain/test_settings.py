@@ -102,11 +102,13 @@ def test_batch_sizes_that_do_not_fit(make: Make, told: dict[str, int], complaint
 
 
 def test_overrides_reach_into_the_json(make: Make) -> None:
-    settings = make(override=("optimizer.params.lr=0.5", "bf16.enabled=true", "x.y=word"))
+    settings = make(
+        override=("optimizer.params.lr=0.5", "bf16.enabled=true", "zero_optimization.y=word")
+    )
     config = deepspeed_json.read(settings, ranks=2)
     assert config["optimizer"]["params"]["lr"] == 0.5
     assert config["bf16"] == {"enabled": True}
-    assert config["x"] == {"y": "word"}
+    assert config["zero_optimization"] == {"y": "word"}
 
 
 ADAM = {"optimizer": {"type": "AdamW"}}

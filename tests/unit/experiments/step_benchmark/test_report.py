@@ -21,7 +21,10 @@ def measurements(backward: list[float], total: list[float], flops: int = 0) -> l
 RESULTS = [
     {"optimizer": "AdamW", "measurements": measurements([10, 12, 11], [20, 22, 21])},
     {"optimizer": "DeepSpeedMuon", "measurements": measurements([50, 52, 51], [70, 72, 71])},
-    {"optimizer": "Muon", "measurements": measurements([10, 10, 10], [30, 31, 99], flops=10**9)},
+    {
+        "optimizer": "MatrixMuon",
+        "measurements": measurements([10, 10, 10], [30, 31, 99], flops=10**9),
+    },
 ]
 
 
@@ -64,7 +67,7 @@ def test_without_deepspeeds_muon_there_is_no_ratio_to_it() -> None:
     assert [row["to_deepspeed_muon"] for row in make_rows(RESULTS[::2])] == [None, None]
 
 
-@pytest.mark.parametrize("told", ["AdamW,SGD", "Muon,SWAN", "AdamW,Muon,Muon"])
+@pytest.mark.parametrize("told", ["AdamW,SGD", "MatrixMuon,SWAN", "AdamW,MatrixMuon,MatrixMuon"])
 def test_the_optimizers_must_be_known_and_contain_the_baseline(told: str) -> None:
     """Each once."""
     with pytest.raises(ValueError, match="name each optimizer once|unknown SGD"):
@@ -77,7 +80,7 @@ def test_both_muons_compete_with_their_best() -> None:
     assert {one.optimizer["params"]["ns_method"] for one in theirs} == {"gram", "standard"}
     assert not any(one.reduce_scatter for one in theirs)
     assert all(one.reduce_scatter for one in candidates("DeepSpeedMuon", 2, None))
-    ours = [one.optimizer["params"]["base"]["params"] for one in candidates("Muon", 3, None)]
+    ours = [one.optimizer["params"] for one in candidates("MatrixMuon", 3, None)]
     assert [one["oracle"]["steps"] for one in ours] == [5, 5]
-    (chosen,) = candidates("Muon", 3, "newton_schulz")
+    (chosen,) = candidates("MatrixMuon", 3, "newton_schulz")
     assert chosen.setting == "oracle=newton_schulz"

@@ -14,6 +14,7 @@ from gradopt_ds.ops import (
     NewtonSchulz,
     PolarExpress,
     make_oracle,
+    oracle_spec,
 )
 
 
@@ -55,6 +56,31 @@ def test_options_from_json() -> None:
     assert make_oracle({"type": "coupled_newton_schulz", "beta": 0.5}) == CoupledNewtonSchulz(
         beta=0.5
     )
+
+
+@pytest.mark.parametrize(
+    ("spec", "written"),
+    [
+        ("qdwh", {"type": "qdwh", "dtype": None, "steps": None, "lower_bound": None}),
+        (
+            {"type": "newton_schulz", "dtype": "bfloat16", "coefficients": [3.0, -4.0, 2.0]},
+            {
+                "type": "newton_schulz",
+                "dtype": "bfloat16",
+                "steps": 5,
+                "coefficients": [3.0, -4.0, 2.0],
+            },
+        ),
+    ],
+)
+def test_an_oracle_is_written_down_in_full(spec: str | dict, written: dict) -> None:
+    assert oracle_spec(make_oracle(spec)) == written
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_an_oracle_is_made_again_from_what_is_written(name: str) -> None:
+    oracle = make_oracle(name)
+    assert make_oracle(oracle_spec(oracle)) == oracle
 
 
 def test_an_oracle_passes_through() -> None:

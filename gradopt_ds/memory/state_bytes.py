@@ -1,10 +1,8 @@
 """Bytes a live optimizer really holds."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
-
-import torch
 from torch.optim import Optimizer
+
+from gradopt_ds.memory.live import tensors_in
 
 
 def optimizer_state_bytes(optimizer: Optimizer) -> int:
@@ -24,20 +22,9 @@ def optimizer_state_bytes_by_key(optimizer: Optimizer) -> dict[str, int]:
     seen: set[int] = set()
     for state in optimizer.state.values():
         for key, value in state.items():
-            for tensor in _tensors(value):
+            for tensor in tensors_in(value):
                 storage = tensor.untyped_storage()
                 if storage.nbytes() and storage.data_ptr() not in seen:
                     seen.add(storage.data_ptr())
                     sizes[str(key)] = sizes.get(str(key), 0) + storage.nbytes()
     return dict(sorted(sizes.items(), key=lambda item: -item[1]))
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from _tensors(one)
-    elif isinstance(value, list | tuple):
-        for one in value:
-            yield from _tensors(one)

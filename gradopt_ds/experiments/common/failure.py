@@ -1,0 +1,62 @@
+"""How a rank that failed ends: one message for all ranks, and it comes last.
+
+When one rank fails, the others soon follow with errors of their own ("connection closed by peer"),
+and when all fail alike, all would say the same. Only the first to leave has something to say: the
+launcher ends the others within a second or two of its exit. So whoever may be merely following
+waits before it speaks, and is ended meanwhile.
+"""
+
+import os
+import sys
+import time
+import traceback
+
+from gradopt_ds.experiments.common.errors import PretrainError
+
+FOLLOWS = 5.0
+"""Seconds that an error waits which may follow from another rank's."""
+STEP = 2.0
+"""Seconds between the ranks of one machine, which may all have failed alike."""
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as a shell gives it."""
+
+
+def report(error: BaseException) -> int:
+    """Say why this rank ends, unless another rank has said it first.
+
+    Args:
+        error: a :class:`PretrainError` is one line, any other error its traceback.
+
+    Returns:
+        The process's exit status.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    time.sleep(delay(error))
+    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    where = f" on rank {rank}" if ranks > 1 and rank else ""
+    sys.stdout.flush()
+    if isinstance(error, PretrainError):
+        print(f"error{where}: {error}", file=sys.stderr, flush=True)
+        return error.exit_status
+    trace = "".join(traceback.format_exception(error))
+    print(f"{trace}error{where}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    return 1
+
+
+def delay(error: BaseException) -> float:
+    """Seconds that this rank waits with its message."""
+    rank = int(os.environ.get("RANK", 0))
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return 0.0
+    # The first rank of every other machine comes after rank 0, too.
+    place = int(os.environ.get("LOCAL_RANK", 0)) or int(rank > 0)
+    return STEP * place + (FOLLOWS if _may_follow(error) else 0.0)
+
+
+def _may_follow(error: BaseException) -> bool:
+    """Whether a rank that has gone may be the cause: a collective then ends in a RuntimeError."""
+    if not isinstance(error, PretrainError):
+        return True
+    cause = error.__cause__
+    return isinstance(cause, RuntimeError) and not isinstance(cause, NotImplementedError)

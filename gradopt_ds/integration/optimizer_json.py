@@ -1,0 +1,186 @@
+"""The ``"optimizer"`` block of a DeepSpeed JSON → an optimizer; every mistake is explained."""
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+from gradopt_ds.integration.registry import (
+    GRAD_POWER,
+    OPTIMIZERS,
+    POWER,
+    Entry,
+    bases,
+    canonical_name,
+    names,
+)
+from gradopt_ds.matrices import ExchangeSettings
+from gradopt_ds.optim import GradPower, MatrixOptimizer, matrix_param_groups
+from gradopt_ds.optim.param_groups import MATRIX
+from gradopt_ds.optim.settings import AuxAdamW, Positive
+from gradopt_ds.optim.splits import Split
+
+EXCHANGE_KEYS = frozenset(ExchangeSettings.model_fields)
+"""Keys of a matrix optimizer's ``params`` that are not the optimizer's, but the exchange's."""
+
+PATTERNS: Mapping[str, Any] = {
+    "include": list[str],
+    "exclude": list[str],
+    "split": dict[str, Split],
+}
+"""Keys of a matrix optimizer's ``params`` that say which parameters are matrices, and how."""
+
+HINTS = {
+    "max_grad_norm": ' (clip with DeepSpeed\'s own "gradient_clipping")',
+    "betas": ' (the auxiliary AdamW\'s betas belong under "aux")',
+    "eps": ' (the auxiliary AdamW\'s eps belongs under "aux")',
+    "ns_steps": ' (write "oracle": {"type": "newton_schulz", "steps": …})',
+}
+"""What a message adds to an unknown key that other libraries have."""
+
+
+def build_optimizer(
+    name: str,
+    params: Mapping[str, Any] | None,
+    model: nn.Module,
+    model_parameters: Iterable[torch.Tensor] | Iterable[Mapping[str, Any]],
+) -> Optimizer:
+    """Build the optimizer that a DeepSpeed JSON names.
+
+    Args:
+        name: the optimizer's ``type``, in any case.
+        params: the optimizer's ``params``; what they say of the exchange goes to the optimizer's
+            attribute ``exchange``.
+        model: the model, to tell matrices from other parameters.
+        model_parameters: parameters or groups to update.
+
+    Raises:
+        ValueError: an unknown name or key, a value of wrong type or range, or a pattern that
+            matches nothing. The message lists what is valid.
+    """
+    known = canonical_name(name)
+    settings = dict(params or {})
+    if known == GRAD_POWER:
+        return _grad_power(settings, model, model_parameters)
+    if known is None:
+        raise ValueError(f"unknown optimizer {name!r}; valid: {_list(names())}")
+    entry = OPTIMIZERS[known]
+    _refuse_unknown(known, settings, [*_valid_keys(entry.optimizer), "power"])
+    power = _positive(known, "power", settings.pop("power", entry.power))
+    optimizer = _construct(known, entry, settings, model, model_parameters)
+    return optimizer if entry.power == power == 1.0 else GradPower(optimizer, power)
+
+
+def _grad_power(settings: dict[str, Any], model: nn.Module, parameters: Any) -> Optimizer:
+    _refuse_unknown(GRAD_POWER, settings, ["power", "base"])
+    base = settings.get("base")
+    if not isinstance(base, Mapping) or not isinstance(base.get("type"), str):
+        raise ValueError(
+            f'{GRAD_POWER} needs "base": {{"type": name, "params": {{…}}}}, got {base!r}'
+        )
+    _refuse_unknown(f"{GRAD_POWER}'s base", base, ["type", "params"])
+    entry = {known.lower(): entry for known, entry in bases().items()}.get(base["type"].lower())
+    if entry is None:
+        raise ValueError(f"{GRAD_POWER}: unknown base {base['type']!r}; valid: {_list(bases())}")
+    label = f"{GRAD_POWER}'s base {base['type']}"
+    base_settings = dict(base.get("params") or {})
+    if "power" in base_settings:
+        raise ValueError(f'{label}: write "power" once, in the params of {GRAD_POWER}')
+    _refuse_unknown(label, base_settings, _valid_keys(entry.optimizer))
+    power = _positive(GRAD_POWER, "power", settings.get("power", POWER))
+    return GradPower(_construct(label, entry, base_settings, model, parameters), power)
+
+
+def _construct(
+    label: str, entry: Entry, settings: dict[str, Any], model: nn.Module, parameters: Any
+) -> Optimizer:
+    settings = {**entry.defaults, **settings}
+    try:
+        if issubclass(entry.optimizer, MatrixOptimizer):
+            return _matrix_optimizer(label, entry.optimizer, settings, model, parameters)
+        if entry.optimizer is AdamW:
+            settings = _checked(label, AuxAdamW, settings).model_dump()
+        build: Any = entry.optimizer
+        optimizer: Optimizer = build(parameters, **settings)
+    except ValidationError as error:
+        raise ValueError(_explained(label, error)) from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{label}: {error}") from error
+    return optimizer
+
+
+def _matrix_optimizer(
+    label: str,
+    optimizer: type[MatrixOptimizer],
+    settings: dict[str, Any],
+    model: nn.Module,
+    parameters: Any,
+) -> MatrixOptimizer:
+    exchange = {key: settings.pop(key) for key in EXCHANGE_KEYS & settings.keys()}
+    patterns = {key: settings.pop(key, kind()) for key, kind in PATTERNS.items()}
+    for key, value in patterns.items():
+        _checked(key, PATTERNS[key], value)
+    groups = matrix_param_groups(model, parameters, **patterns)
+    if all(group["rule"] != MATRIX for group in groups):
+        raise ValueError(
+            f"{type(model).__name__} has no matrix for it, so that AdamW would update "
+            "everything: name matrices in `include` (weights of an nn.Linear are taken by "
+            "themselves, transformers' Conv1D of GPT-2 is not), or choose AdamW"
+        )
+    build: Any = optimizer
+    built: MatrixOptimizer = build(groups, **settings)
+    built.exchange = _checked("exchange", ExchangeSettings, exchange)
+    return built
+
+
+def _valid_keys(optimizer: type[Optimizer]) -> list[str]:
+    if optimizer is AdamW:
+        return list(AuxAdamW.model_fields)
+    signature = inspect.signature(optimizer.__init__)
+    keys = [key for key in signature.parameters if key not in ("self", "params")]
+    if not issubclass(optimizer, MatrixOptimizer):
+        return keys
+    return [*keys, *PATTERNS, *EXCHANGE_KEYS]
+
+
+def _refuse_unknown(label: str, given: Iterable[str], valid: Sequence[str]) -> None:
+    for key in given:
+        if key not in valid:
+            hint = HINTS.get(key, "")
+            raise ValueError(f"{label}: unknown key {key!r}{hint}; valid: {_list(valid)}")
+
+
+def _positive(label: str, key: str, value: object) -> float:
+    number: float = _checked(f"{label}: {key}", Positive, value)
+    return number
+
+
+def _checked(label: str, kind: Any, value: object) -> Any:
+    try:
+        # A model carries its strictness itself, and would refuse a second one.
+        strict = ConfigDict(strict=True) if not _is_model(kind) else None
+        return TypeAdapter(kind, config=strict).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(_explained(label, error)) from error
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _explained(label: str, error: ValidationError) -> str:
+    problems = [
+        f"{'.'.join(map(str, item['loc'])) or 'value'}: {item['msg']}, got {item['input']!r}"
+        for item in error.errors()
+    ]
+    if any(item["type"] == "extra_forbidden" for item in error.errors()):
+        problems.append(f"valid keys of an AdamW: {_list(list(AuxAdamW.model_fields))}")
+    return f"{label}: {'; '.join(problems)}"
+
+
+def _list(items: Iterable[str]) -> str:
+    return ", ".join(sorted(items, key=str.lower))

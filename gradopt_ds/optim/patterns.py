@@ -1,0 +1,46 @@
+"""Glob patterns on parameter names: each must match something."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+
+def matching(names: Iterable[str], patterns: Sequence[str], setting: str) -> set[str]:
+    """Return the names that a setting's glob patterns match.
+
+    Raises:
+        ValueError: a pattern matches none; the message lists what there is.
+    """
+    available = list(names)
+    matched: set[str] = set()
+    for pattern in patterns:
+        found = {name for name in available if fnmatchcase(name, pattern)}
+        if not found:
+            raise ValueError(
+                f"{setting} pattern {pattern!r} matches no parameter; "
+                f"the model has {listed(available)}"
+            )
+        matched |= found
+    return matched
+
+
+def splits_by_name(
+    names: Sequence[str], split: Mapping[str, int | Sequence[int]]
+) -> dict[str, int | Sequence[int]]:
+    """Return parameter name → its split.
+
+    Raises:
+        ValueError: a pattern matches no name, or two patterns match one.
+    """
+    found: dict[str, int | Sequence[int]] = {}
+    for pattern, parts in split.items():
+        for name in sorted(matching(names, [pattern], "split")):
+            if name in found:
+                raise ValueError(f"two patterns of split match {name!r}: {pattern!r} is one")
+            found[name] = parts
+    return found
+
+
+def listed(items: Sequence[object], most: int = 12) -> str:
+    """Return the first ``most`` items, and how many there are if that is not all."""
+    shown = ", ".join(str(item) for item in items[:most])
+    return shown if len(items) <= most else f"{shown}, … ({len(items)} in all)"
