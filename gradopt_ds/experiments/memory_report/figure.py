@@ -31,7 +31,8 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
 
     ``rest`` is the logits in the backward pass, or copies of gradients in the step.
     """
-    figure, (axes,) = figures.panels(1, size=(10, 1.2 + 0.5 * len(rows)))
+    # The legend needs three inches.
+    figure, (axes,) = figures.panels(1, size=(10, max(3.0, 1.2 + 0.5 * len(rows))))
     for row in rows:
         parts = {key: row[key] for key in (*HELD, *PASSING[row["peak"]])}
         parts["rest"] = row["total"] - sum(parts.values())
