@@ -18,16 +18,19 @@ from gradopt_ds.integration.checkpoints.files import Wanted
 from gradopt_ds.integration.checkpoints.recording import record_in_state
 from gradopt_ds.integration.checkpoints.resume import check_before_loading, load_universal
 from gradopt_ds.integration.checkpoints.tag import agree_on_tag
+from gradopt_ds.integration.config_keys import refuse_unknown_config_keys
 from gradopt_ds.integration.initial_weights import warn_of_default_weights
+from gradopt_ds.integration.log import log_on_rank_0, show_by_default
 from gradopt_ds.integration.optimizer_json import build_optimizer
 from gradopt_ds.integration.registry import canonical_name
-from gradopt_ds.integration.report import log_on_rank_0, log_rules
+from gradopt_ds.integration.report import log_rules
 from gradopt_ds.integration.unsupported import (
     refuse_momentum_schedule,
     refuse_unsupported_settings,
     refuse_untested_base,
 )
 from gradopt_ds.integration.zero.attach import attach
+from gradopt_ds.integration.zero.slicing import read_slices
 from gradopt_ds.integration.zero.unwritten_gradients import clear_unwritten_gradients
 from gradopt_ds.optim import GradPower, MatrixOptimizer
 
@@ -46,6 +49,7 @@ def install() -> None:
     _extend("_load_checkpoint", _load_checkpoint)
     _extend("_load_zero_checkpoint", _load_zero_checkpoint)
     setattr(DeepSpeedEngine, INSTALLED, True)
+    show_by_default()
 
 
 class IdleStep:
@@ -99,14 +103,20 @@ def _configure_basic_optimizer(original: Any, engine: Any, model_parameters: Any
     if name is None:
         built: Optimizer = original(engine, model_parameters)
         return built
-    refuse_unsupported_settings(engine, name)
+    _refuse_settings(engine, name)
     return build_optimizer(name, engine.optimizer_params(), engine.module, model_parameters)
+
+
+def _refuse_settings(engine: Any, optimizer_name: str) -> None:
+    refuse_unsupported_settings(engine, optimizer_name)
+    refuse_unknown_config_keys(engine._config._param_dict)
 
 
 def _do_optimizer_sanity_check(original: Any, engine: Any, basic_optimizer: Optimizer) -> Any:
     """The last look at an optimizer before it is wrapped, however it was made."""
     if is_ours(basic_optimizer):
-        refuse_unsupported_settings(engine, type(basic_optimizer).__name__)
+        if engine.client_optimizer is not None:
+            _refuse_settings(engine, type(basic_optimizer).__name__)
         refuse_untested_base(engine, basic_optimizer)
         refuse_momentum_schedule(engine, basic_optimizer)
         if type(basic_optimizer) not in zero_utils.ZERO_SUPPORTED_OPTIMIZERS:
@@ -125,9 +135,10 @@ def _configure_optimizer(original: Any, engine: Any, *args: Any, **kwargs: Any) 
         IdleStep.take_off(engine.basic_optimizer)
     optimizer = engine.basic_optimizer
     if is_ours(optimizer):
-        log_on_rank_0(attach(engine, optimizer))
+        slices = read_slices(engine.optimizer, optimizer)
+        log_on_rank_0(attach(engine, optimizer, slices))
         clear_unwritten_gradients(engine.optimizer)
-        record_in_state(engine, optimizer)
+        record_in_state(engine, optimizer, slices)
 
 
 def _load_checkpoint_of_one_tag(

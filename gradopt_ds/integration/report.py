@@ -1,26 +1,16 @@
 """Which rule got which parameters, and why: one table, on rank 0."""
 
-import logging
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
-import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 from torch.optim import Optimizer
 
-from gradopt_ds.matrices import Block
-from gradopt_ds.optim import Assignment, GradPower, MatrixOptimizer
-from gradopt_ds.optim.param_groups import MATRIX, default_assignments, whole_shape
-
-logger = logging.getLogger("gradopt_ds")
-if not logger.handlers:
-    # Without one, Python shows warnings only, and the table that tells which parameters are
-    # orthogonalised would be the first thing to go missing. `logging` can still silence it.
-    logger.addHandler(logging.StreamHandler())
-    logger.setLevel(logging.INFO)
+from gradopt_ds.integration.log import log_on_rank_0
+from gradopt_ds.optim import MatrixOptimizer, base_of
+from gradopt_ds.optim.param_groups import MATRIX, whole_shape
 
 
 @dataclass
@@ -52,18 +42,20 @@ def summarize_rules(model: nn.Module, optimizer: Optimizer) -> list[RuleSummary]
         optimizer: one of this library's optimizers.
     """
     names = {param: name for name, param in model.named_parameters()}
-    base = optimizer.base if isinstance(optimizer, GradPower) else optimizer
-    defaults = default_assignments(model) if _has_rules(optimizer) else {}
-    blocks = base.blocks if isinstance(base, MatrixOptimizer) else {}
+    base = base_of(optimizer)
+    algorithm = type(base).__name__
     summaries: dict[tuple[str, str], RuleSummary] = {}
     for group in optimizer.param_groups:
-        label = _label(group, type(base).__name__)
         for param in group["params"]:
+            label, reason, matrices = algorithm, "elementwise: every parameter", 0
+            if isinstance(base, MatrixOptimizer):
+                assignment = base.assignments[param]
+                label = algorithm if assignment.rule == MATRIX else "AdamW (auxiliary)"
+                reason, matrices = assignment.reason, len(assignment.blocks)
             name = names.get(param, "(not a parameter of the model)")
-            reason = _reason(group, defaults.get(param), blocks.get(param, ()))
             summary = summaries.setdefault((label, reason), RuleSummary(label, reason, name))
             summary.tensors += 1
-            summary.matrices += len(blocks.get(param, ()))
+            summary.matrices += matrices
             summary.elements += prod(whole_shape(param))
     return list(summaries.values())
 
@@ -85,27 +77,3 @@ def log_rules(model: nn.Module, optimizer: Optimizer) -> None:
     with console.capture() as capture:
         console.print(table)
     log_on_rank_0(f"\n{capture.get().rstrip()}")
-
-
-def log_on_rank_0(message: str) -> None:
-    """Log a message once for all ranks."""
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        logger.info(message)
-
-
-def _has_rules(optimizer: Optimizer) -> bool:
-    return all("rule" in group for group in optimizer.param_groups)
-
-
-def _label(group: dict[str, Any], algorithm: str) -> str:
-    if "rule" not in group:
-        return algorithm
-    return algorithm if group["rule"] == MATRIX else "AdamW (auxiliary)"
-
-
-def _reason(group: dict[str, Any], default: Assignment | None, blocks: tuple[Block, ...]) -> str:
-    if "rule" not in group:
-        return "elementwise: every parameter"
-    if default is not None and (default.rule, default.blocks) == (group["rule"], blocks):
-        return default.reason
-    return "named in include, exclude or split"

@@ -12,7 +12,7 @@ from gradopt_ds.integration.optimizer_json import build_optimizer
 from gradopt_ds.integration.registry import OPTIMIZERS, canonical_name, names
 from gradopt_ds.matrices import MatrixRule, MatrixUpdate
 from gradopt_ds.memory.live import tensors_in
-from gradopt_ds.optim import GradPower, MatrixOptimizer
+from gradopt_ds.optim import MatrixOptimizer, base_of
 
 BLOCKS: Mapping[str, dict[str, Any]] = {
     "AdamW": {"type": "AdamW", "params": {"torch_adam": True}},
@@ -41,7 +41,7 @@ class Built:
     @property
     def base(self) -> Optimizer:
         """The optimizer behind a gradient power."""
-        return self.optimizer.base if isinstance(self.optimizer, GradPower) else self.optimizer
+        return base_of(self.optimizer)
 
     @property
     def powered(self) -> bool:

@@ -1,6 +1,6 @@
 """Optimizers for a plain PyTorch script; DeepSpeed does not appear in this package."""
 
-from gradopt_ds.optim.grad_power import GradPower
+from gradopt_ds.optim.grad_power import GradPower, base_of
 from gradopt_ds.optim.matrix_optimizer import MatrixOptimizer
 from gradopt_ds.optim.param_groups import Assignment, assign_rules, matrix_param_groups
 from gradopt_ds.optim.polargrad import Muon, PolarGrad
@@ -18,5 +18,6 @@ __all__ = [
     "PolarGrad",
     "SinkGD",
     "assign_rules",
+    "base_of",
     "matrix_param_groups",
 ]

@@ -134,6 +134,11 @@ class GradPower(Optimizer):
         self.base.state = self.state
 
 
+def base_of(optimizer: Optimizer) -> Optimizer:
+    """The optimizer itself, or the one behind a gradient power."""
+    return optimizer.base if isinstance(optimizer, GradPower) else optimizer
+
+
 def _needs_closure(base: Optimizer) -> bool:
     closure = inspect.signature(base.step).parameters.get("closure")
     return closure is not None and closure.default is inspect.Parameter.empty

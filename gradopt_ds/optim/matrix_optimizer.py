@@ -19,7 +19,7 @@ from gradopt_ds.matrices import (
 )
 from gradopt_ds.ops import Oracle, make_oracle, oracle_spec
 from gradopt_ds.optim.aux_adamw import step_aux
-from gradopt_ds.optim.param_groups import AUX, MATRIX, whole_shape
+from gradopt_ds.optim.param_groups import AUX, MATRIX, Assignment, Rule, whole_shape
 from gradopt_ds.optim.resumed_settings import BASE_LR, load_with_settings
 from gradopt_ds.optim.rounding import store
 from gradopt_ds.optim.settings import AuxAdamW
@@ -32,8 +32,6 @@ class MatrixOptimizer(Optimizer, ABC):
     A subclass supplies its rule on whole matrices (:meth:`_matrix_rule`) and, if it has momentum,
     what the rule is applied to (:meth:`_direction`). Where the matrices are is the business of
     ``matrix_map``: the default expects them whole; under ZeRO it is replaced by an exchange.
-    ``blocks`` says of every parameter which matrices lie in it; ``exchange``, which may be replaced
-    before ``deepspeed.initialize``, how cut matrices travel.
 
     Group settings of a matrix group are those in ``matrix_defaults``; of an auxiliary group,
     AdamW's and ``lr_scale``. Every group's ``lr`` is the matrix learning rate, and an auxiliary
@@ -42,6 +40,11 @@ class MatrixOptimizer(Optimizer, ABC):
     with that one: ``lr_scale`` is its ratio to the matrix learning rate.
 
     Copies and pickles go on like the original; torch's hooks are not in them, as with AdamW.
+
+    Attributes:
+        assignments: parameter → which rule it gets, and why.
+        blocks: parameter with the matrix rule → the matrices that lie in it.
+        exchange: how cut matrices travel; may be replaced before ``deepspeed.initialize``.
 
     Args:
         params: groups that carry a rule, from :func:`gradopt_ds.optim.matrix_param_groups`.
@@ -70,6 +73,7 @@ class MatrixOptimizer(Optimizer, ABC):
         stochastic_rounding: bool,
     ) -> None:
         self.oracle = make_oracle(oracle)
+        self.assignments: dict[Tensor, Assignment] = {}
         self.blocks: dict[Tensor, tuple[Block, ...]] = {}
         self.matrix_map: MatrixMap = WholeMatrixMap(self.blocks)
         self.exchange = ExchangeSettings()
@@ -82,13 +86,16 @@ class MatrixOptimizer(Optimizer, ABC):
         """Add a group; settings it does not carry are filled in according to its rule.
 
         Args:
-            param_group: parameters and settings. ``blocks`` of a matrix group: the matrices of each
-                parameter; without it every parameter is one matrix. ``lr`` of an auxiliary group:
-                AdamW's; ``matrix_lr`` instead: that of the matrices which it accompanies.
+            param_group: parameters and settings. ``assignments``: of every parameter, as
+                :func:`gradopt_ds.matrix_param_groups` makes them; or ``blocks`` of a matrix group:
+                the matrices of each parameter. Without either every parameter is one matrix. ``lr``
+                of an auxiliary group: AdamW's; ``matrix_lr`` instead: that of the matrices which it
+                accompanies.
 
         Raises:
-            ValueError: the group has no ``rule``; no ``blocks`` and a parameter that is not 2-D; or
-                a matrix that cannot be updated; an oracle of its own. The group is not added.
+            ValueError: the group has no ``rule``; a parameter of a matrix group is not 2-D, and
+                nothing says which matrices lie in it; a matrix that cannot be updated; an oracle
+                of its own. The group is not added.
         """
         rule = param_group.get("rule")
         if rule not in (MATRIX, AUX):
@@ -99,7 +106,7 @@ class MatrixOptimizer(Optimizer, ABC):
             )
         # A copy: the caller may make a second optimizer of these groups.
         param_group = dict(param_group)
-        blocks = param_group.pop("blocks", None)
+        blocks, assignments = (param_group.pop(key, None) for key in ("blocks", "assignments"))
         param_group["algorithm"] = type(self).__name__
         if rule == AUX and "lr_scale" not in param_group:
             param_group.update(self._aux_rates(param_group))
@@ -108,12 +115,17 @@ class MatrixOptimizer(Optimizer, ABC):
             param_group.setdefault(key, value)
         param_group.setdefault(BASE_LR, param_group["lr"])
         super().add_param_group(param_group)
-        if rule == MATRIX:
-            try:
-                self.blocks.update(self._checked_blocks(self.param_groups[-1]["params"], blocks))
-            except ValueError:
-                del self.param_groups[-1]
-                raise
+        try:
+            params = self.param_groups[-1]["params"]
+            own = assignments or _by_hand(params, rule, blocks)
+            self._check_assignments({param: own[param] for param in params})
+        except ValueError:
+            del self.param_groups[-1]
+            raise
+        for param in params:
+            self.assignments[param] = own[param]
+            if rule == MATRIX:
+                self.blocks[param] = own[param].blocks
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update every parameter that has a gradient.
@@ -231,21 +243,17 @@ class MatrixOptimizer(Optimizer, ABC):
             return {"lr": group.pop("matrix_lr"), "lr_scale": self._aux.lr / lr}
         return {"lr": lr, "lr_scale": group.pop("lr", self._aux.lr) / lr}
 
-    def _checked_blocks(
-        self, params: Sequence[Tensor], given: Iterable[Iterable[Block]] | None
-    ) -> dict[Tensor, tuple[Block, ...]]:
-        blocks = [tuple(own) for own in given] if given else [_one_matrix(p) for p in params]
-        for param, own in zip(params, blocks, strict=True):
-            for block in own:
+    def _check_assignments(self, assignments: Mapping[Tensor, Assignment]) -> None:
+        for param, assignment in assignments.items():
+            shapes = [(block.rows, block.columns) for block in assignment.blocks]
+            for block in assignment.blocks:
                 self._check_matrix(block)
-            is_one_matrix = [(block.rows, block.columns) for block in own] == [tuple(param.shape)]
-            if not is_one_matrix and not param.is_contiguous():
+            if shapes and shapes != [tuple(param.shape)] and not param.is_contiguous():
                 raise ValueError(
-                    f"a parameter of shape {tuple(param.shape)} with {len(own)} matrices in it is "
-                    "not contiguous in memory, so that none of them could be updated in place: set "
-                    "`param.data = param.data.contiguous()` before the optimizer is made"
+                    f"a parameter of shape {tuple(param.shape)} with {len(shapes)} matrices in it "
+                    "is not contiguous in memory, so that none of them could be updated in place: "
+                    "set `param.data = param.data.contiguous()` before the optimizer is made"
                 )
-        return dict(zip(params, blocks, strict=True))
 
     def _check_matrix(self, block: Block) -> None:
         """Refuse a matrix that the rule would never move.
@@ -253,6 +261,20 @@ class MatrixOptimizer(Optimizer, ABC):
         Raises:
             ValueError: says why.
         """
+
+
+def _by_hand(
+    params: Sequence[Tensor], rule: Rule, blocks: Iterable[Iterable[Block]] | None
+) -> dict[Tensor, Assignment]:
+    """The assignments of a group that nobody has made from a model."""
+    if rule == AUX:
+        own: list[tuple[Block, ...]] = [()] * len(params)
+    else:
+        own = [tuple(b) for b in blocks] if blocks else [_one_matrix(param) for param in params]
+    return {
+        param: Assignment("", whole_shape(param), rule, "in a parameter group made by hand", found)
+        for param, found in zip(params, own, strict=True)
+    }
 
 
 def _one_matrix(param: Tensor) -> tuple[Block, ...]:

@@ -117,8 +117,8 @@ def matrix_param_groups(
         split: see :func:`assign_rules`.
 
     Returns:
-        Groups with the key ``"rule"`` (``"matrix"`` or ``"aux"``), the former also with
-        ``"blocks"`` (the matrices of each parameter); no group is empty.
+        Groups with the keys ``"rule"`` (``"matrix"`` or ``"aux"``) and ``"assignments"``
+        (parameter → :class:`Assignment`); no group is empty.
 
     Raises:
         ValueError: see :func:`assign_rules`; or a parameter is not one of the model's.
@@ -137,9 +137,8 @@ def matrix_param_groups(
             if not members:
                 continue
             part = {**group, "params": members, "rule": rule}
-            if rule == MATRIX:
-                part["blocks"] = [assignments[p].blocks for p in members]
-            elif len(members) < len(trainable) and "lr" in part:
+            part["assignments"] = {param: assignments[param] for param in members}
+            if rule == AUX and len(members) < len(trainable) and "lr" in part:
                 part["matrix_lr"] = part.pop("lr")
             groups.append(part)
     return groups

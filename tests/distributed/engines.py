@@ -9,8 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gradopt_ds import GradPower
-from gradopt_ds.optim import MatrixOptimizer
+from gradopt_ds.optim import MatrixOptimizer, base_of
 from tests.distributed.cases import AUX
 from tests.distributed.model import SAMPLES, build_model, micro_batch
 
@@ -108,7 +107,7 @@ def state(engine: Any) -> dict[str, Tensor]:
 def matrix_optimizer(engine: Any) -> MatrixOptimizer:
     """This library's optimizer inside an engine."""
     optimizer = engine.basic_optimizer
-    base = optimizer.base if isinstance(optimizer, GradPower) else optimizer
+    base = base_of(optimizer)
     assert isinstance(base, MatrixOptimizer)
     return base
 

@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from gradopt_ds.integration.zero import attach
-from gradopt_ds.integration.zero.slicing import Shard, read_shards
+from gradopt_ds.integration import hook
+from gradopt_ds.integration.zero.slicing import ZeroSlice, read_slices
 from tests.distributed.engines import SWAN_PARAMS, config, start, train
 from tests.distributed.harness import distributed
 from tests.distributed.model import build_model
@@ -39,19 +39,19 @@ def test_wrong_slices_are_reported_with_their_ranks() -> None:
     """The last rank has one element wrong, and another rank's infinity is no NaN."""
     last = dist.get_world_size() - 1
 
-    def with_a_wrong_element(wrapper: Any) -> list[Shard]:
-        shards = read_shards(wrapper)
+    def with_a_wrong_element(wrapper: Any, optimizer: Any) -> list[ZeroSlice]:
+        slices = read_slices(wrapper, optimizer)
         if dist.get_rank() == last:
-            shards[0].slice.data[0] += 1
-        return shards
+            slices[0].tensor.data[0] += 1
+        return slices
 
     for stage in (1, 2, 3):
-        attach.read_shards = with_a_wrong_element
+        hook.read_slices = with_a_wrong_element
         try:
             settings = config(stage=stage, zero=PARTITIONED if stage == 3 else {})
             said = _said_on_all_ranks(RuntimeError, settings, build_model())
         finally:
-            attach.read_shards = read_shards
+            hook.read_slices = read_slices
         assert f"(rank {last}: 'blocks." in said and said.count("rank ") == 1, said
         assert "report it" in said
 

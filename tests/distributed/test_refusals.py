@@ -69,6 +69,8 @@ def test_an_untested_base_is_refused() -> None:
 @distributed(2, 3)
 def test_mistakes_in_the_json_are_explained() -> None:
     """The registry's errors come through deepspeed.initialize."""
+    misspelt = {**config(), "zero_optimisation": {"stage": 3}}
+    assert_raises(ValueError, "did you mean 'zero_optimization'?", lambda: start(misspelt))
     assert_raises(ValueError, "valid: alpha", lambda: start(config("SWAN", {"learning_rate": 0.1})))
     assert_raises(
         ValueError, "matches no parameter", lambda: start(config("SWAN", {"exclude": ["heads.*"]}))

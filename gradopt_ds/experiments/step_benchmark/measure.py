@@ -18,7 +18,7 @@ from gradopt_ds.experiments.step_benchmark.stopwatch import Stopwatch
 from gradopt_ds.integration.zero.attributes import BUCKETS, MUON_METHODS
 from gradopt_ds.memory import optimizer_state_bytes
 from gradopt_ds.memory.allocations import PeakBytes
-from gradopt_ds.optim import GradPower, MatrixOptimizer
+from gradopt_ds.optim import GradPower, MatrixOptimizer, base_of
 from gradopt_ds.sharding import ShardedMatrixMap
 
 
@@ -119,7 +119,7 @@ def _counted(engine: Any, tokens: torch.Tensor, stage: int) -> Counts:
     with CollectiveCounter() as counter:
         engine.backward(loss)
         engine.step()
-    base = optimizer.base if isinstance(optimizer, GradPower) else optimizer
+    base = base_of(optimizer)
     matrix_map = getattr(base, "matrix_map", None)
     exchanges = matrix_map.exchanges if isinstance(matrix_map, ShardedMatrixMap) else {}
     return Counts(

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from gradopt_ds.integration.checkpoints.recording import base_of
-from gradopt_ds.integration.report import log_on_rank_0
+from gradopt_ds.integration.log import log_on_rank_0
+from gradopt_ds.optim import base_of
 from gradopt_ds.optim.resumed_settings import use_configured
 
 

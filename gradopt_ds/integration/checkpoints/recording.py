@@ -1,6 +1,6 @@
 """Write down, beside the optimizer's state, what it holds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch.distributed as dist
@@ -9,23 +9,21 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradopt_ds.checkpoint import KEY, Fragment, Group, Record, Slice, to_state
-from gradopt_ds.integration.zero.slicing import Shard, read_shards
-from gradopt_ds.optim import GradPower
+from gradopt_ds.integration.zero.slicing import ZeroSlice
+from gradopt_ds.optim import GradPower, base_of
 from gradopt_ds.optim.param_groups import whole_shape
 from gradopt_ds.optim.resumed_settings import settings_of
 
 
-def record_in_state(engine: Any, optimizer: Optimizer) -> None:
+def record_in_state(engine: Any, optimizer: Optimizer, slices: Sequence[ZeroSlice]) -> None:
     """Have every state dict of an optimizer carry its record.
 
     Args:
         engine: the engine, its optimizer wrapper in place.
         optimizer: the base optimizer inside that wrapper.
-
-    Raises:
-        RuntimeError: the wrapper's layout is unknown.
+        slices: of this rank; none at stage 0.
     """
-    plain = to_state(make_record(engine, optimizer))
+    plain = to_state(make_record(engine, optimizer, slices))
 
     def add(_: Optimizer, state: dict[str, Any]) -> None:
         # The slices stay what they are; settings may have been changed since.
@@ -36,17 +34,12 @@ def record_in_state(engine: Any, optimizer: Optimizer) -> None:
     base_of(optimizer).register_state_dict_post_hook(add)
 
 
-def make_record(engine: Any, optimizer: Optimizer) -> Record:
-    """What an optimizer holds on this rank.
-
-    Raises:
-        RuntimeError: the wrapper's layout is unknown.
-    """
+def make_record(engine: Any, optimizer: Optimizer, slices: Sequence[ZeroSlice]) -> Record:
+    """What an optimizer holds on this rank (see :func:`record_in_state`)."""
     names = {param: name for name, param in engine.module.named_parameters()}
-    shards = [] if holds_whole(engine.optimizer, optimizer) else read_shards(engine.optimizer)
     weights = [
-        [weight for shard in shards if shard.group == index for weight in shard.weights]
-        if shards
+        [weight for slice_ in slices if slice_.group == index for weight in slice_.weights]
+        if slices
         else _whole_weights(engine.optimizer, index)
         for index in range(len(optimizer.param_groups))
     ]
@@ -62,13 +55,8 @@ def make_record(engine: Any, optimizer: Optimizer) -> Record:
             )
             for group, members in zip(optimizer.param_groups, weights, strict=True)
         ),
-        slices=tuple(_slice(shard, names) for shard in shards),
+        slices=tuple(_slice(slice_, names) for slice_ in slices),
     )
-
-
-def holds_whole(wrapper: Any, optimizer: Optimizer) -> bool:
-    """Whether every rank holds, and updates, whole parameters: ZeRO stage 0."""
-    return wrapper is optimizer or type(wrapper) is FP16_UnfusedOptimizer
 
 
 def _whole_weights(wrapper: Any, group: int) -> list[Tensor]:
@@ -77,9 +65,9 @@ def _whole_weights(wrapper: Any, group: int) -> list[Tensor]:
     return list(groups[group] if groups else wrapper.param_groups[group]["params"])
 
 
-def _slice(shard: Shard, names: Mapping[Tensor, str]) -> Slice:
-    rank = dist.get_rank(shard.process_group)
-    layout = shard.layout(names)
+def _slice(slice_: ZeroSlice, names: Mapping[Tensor, str]) -> Slice:
+    rank = dist.get_rank(slice_.process_group)
+    layout = slice_.layout(names)
     pieces = [layout.piece(index, rank) for index in range(len(layout.matrices))]
     fragments = tuple(
         Fragment(weight.name, piece.matrix_start, piece.slice_start, piece.length)
@@ -87,14 +75,9 @@ def _slice(shard: Shard, names: Mapping[Tensor, str]) -> Slice:
         if piece is not None
     )
     names_here = tuple(weight.name for weight in layout.matrices)
-    return Slice(shard.group, layout.slice_size, names_here, fragments)
+    return Slice(slice_.group, layout.slice_size, names_here, fragments)
 
 
 def _described(optimizer: Optimizer) -> str:
     name = type(base_of(optimizer)).__name__
     return f"GradPower({name})" if isinstance(optimizer, GradPower) else name
-
-
-def base_of(optimizer: Optimizer) -> Optimizer:
-    """The optimizer itself, or the one behind a gradient power."""
-    return optimizer.base if isinstance(optimizer, GradPower) else optimizer

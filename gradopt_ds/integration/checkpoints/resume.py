@@ -22,7 +22,6 @@ from gradopt_ds.checkpoint import (
 )
 from gradopt_ds.integration.checkpoints.files import Wanted, files_to_verify, optimizer_file
 from gradopt_ds.integration.checkpoints.intact import require_intact
-from gradopt_ds.integration.checkpoints.recording import base_of
 from gradopt_ds.integration.checkpoints.universal_files import (
     CONTENTS,
     LOSS_SCALE,
@@ -31,9 +30,9 @@ from gradopt_ds.integration.checkpoints.universal_files import (
     read_parameter,
 )
 from gradopt_ds.integration.checkpoints.verdict import AbsentFileError, same_end
-from gradopt_ds.integration.report import log_on_rank_0
+from gradopt_ds.integration.log import log_on_rank_0
 from gradopt_ds.integration.zero.wrapper_state import base_state, replace_slices
-from gradopt_ds.optim import MatrixOptimizer
+from gradopt_ds.optim import MatrixOptimizer, base_of
 from gradopt_ds.optim.param_groups import whole_shape
 from gradopt_ds.optim.resumed_settings import configured_settings, refuse_another_rule
 

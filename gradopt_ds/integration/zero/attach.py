@@ -12,54 +12,54 @@ from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradopt_ds.integration.zero.slicing import Shard, read_shards
+from gradopt_ds.integration.zero.slicing import ZeroSlice, holds_whole
 from gradopt_ds.integration.zero.verification import verify
 from gradopt_ds.matrices import Block, WholeMatrixMap
-from gradopt_ds.optim import GradPower, MatrixOptimizer
+from gradopt_ds.optim import MatrixOptimizer, base_of
 from gradopt_ds.optim.param_groups import MATRIX
 from gradopt_ds.sharding import Exchange, Plan, ShardedMatrixMap, make_plan
 
 
-def attach(engine: Any, optimizer: Optimizer) -> str:
+def attach(engine: Any, optimizer: Optimizer, slices: Sequence[ZeroSlice]) -> str:
     """Tell a matrix optimizer where its matrices are.
 
     Args:
         engine: the engine, its optimizer wrapper in place.
         optimizer: the base optimizer inside that wrapper.
+        slices: of this rank; none at stage 0.
 
     Returns:
         A sentence for the log.
 
     Raises:
-        RuntimeError: the wrapper's layout is unknown, is not what it should be, or differs
-            between ranks.
+        RuntimeError: the wrapper's layout is not what it should be, or differs between ranks.
         ValueError: a weight holds NaN; an ``exchange_strategy`` matches no matrix, or cannot be
             followed.
     """
-    base = optimizer.base if isinstance(optimizer, GradPower) else optimizer
+    base = base_of(optimizer)
     if not isinstance(base, MatrixOptimizer):
         return f"{type(base).__name__} is elementwise: no matrix is put together"
     wrapper = engine.optimizer
     if type(wrapper) is FP16_UnfusedOptimizer:
         base.matrix_map = WholeMatrixMap(_blocks_of_masters(wrapper, base.blocks))
-    if wrapper is optimizer or type(wrapper) is FP16_UnfusedOptimizer:
+    if holds_whole(wrapper, optimizer):
         return "ZeRO stage 0: every rank holds, and updates, whole matrices"
     names = {param: name for name, param in engine.module.named_parameters()}
     groups = optimizer.param_groups
-    shards = [shard for shard in read_shards(wrapper) if groups[shard.group]["rule"] == MATRIX]
-    plans = _plans(base, shards, names)
+    slices = [slice_ for slice_ in slices if groups[slice_.group]["rule"] == MATRIX]
+    plans = _plans(base, slices, names)
     base.matrix_map = ShardedMatrixMap(
         {
-            shard.slice: Exchange(
+            slice_.tensor: Exchange(
                 plan,
-                shard.process_group,
+                slice_.process_group,
                 base.exchange.wire_dtype,
                 get_accelerator().current_device_name(),
             )
-            for shard, plan in zip(shards, plans, strict=True)
+            for slice_, plan in zip(slices, plans, strict=True)
         }
     )
-    return _summary(type(base).__name__, plans) + _lost_steps(shards, groups)
+    return _summary(type(base).__name__, plans) + _lost_steps(slices, groups)
 
 
 def _blocks_of_masters(
@@ -76,33 +76,33 @@ def _blocks_of_masters(
 
 def _plans(
     base: MatrixOptimizer,
-    shards: Sequence[Shard],
+    slices: Sequence[ZeroSlice],
     names: Mapping[Tensor, str],
 ) -> list[Plan]:
     settings = base.exchange
-    matrices = [names[weight] for shard in shards for weight in shard.weights]
+    matrices = [names[weight] for slice_ in slices for weight in slice_.weights]
     for pattern in settings.exchange_strategy:
         if not any(fnmatchcase(name, pattern) for name in matrices):
             raise ValueError(f"exchange_strategy pattern {pattern!r} matches no matrix")
     plans = []
     loads: dict[dist.ProcessGroup, list[int]] = defaultdict(list)
-    whole_weights = [shard.layout(names) for shard in shards]
-    verify(shards, whole_weights)
-    for shard, weights in zip(shards, whole_weights, strict=True):
-        layout = weights.split({names[weight]: base.blocks[weight] for weight in shard.weights})
+    whole_weights = [slice_.layout(names) for slice_ in slices]
+    verify(slices, whole_weights)
+    for slice_, weights in zip(slices, whole_weights, strict=True):
+        layout = weights.split({names[weight]: base.blocks[weight] for weight in slice_.weights})
         # Slices of one step share the load: the owners of the next are the idle ones.
-        load = loads[shard.process_group] or [0] * layout.world_size
+        load = loads[slice_.process_group] or [0] * layout.world_size
         plan = make_plan(layout, base.oracle, settings, load)
-        loads[shard.process_group] = [a + b for a, b in zip(load, plan.flops, strict=True)]
-        _check_equal_on_all_ranks(plan.digest(), shard)
+        loads[slice_.process_group] = [a + b for a, b in zip(load, plan.flops, strict=True)]
+        _check_equal_on_all_ranks(plan.digest(), slice_)
         plans.append(plan)
     return plans
 
 
-def _check_equal_on_all_ranks(digest: int, shard: Shard) -> None:
+def _check_equal_on_all_ranks(digest: int, slice_: ZeroSlice) -> None:
     device = get_accelerator().current_device_name()
     extremes = torch.tensor([digest, -digest], device=device)
-    dist.all_reduce(extremes, dist.ReduceOp.MAX, group=shard.process_group)
+    dist.all_reduce(extremes, dist.ReduceOp.MAX, group=slice_.process_group)
     if extremes[0] != -extremes[1]:
         raise RuntimeError(
             "the ranks planned different exchanges: do all run the same model, config and versions?"
@@ -120,10 +120,10 @@ def _summary(algorithm: str, plans: Sequence[Plan]) -> str:
     )
 
 
-def _lost_steps(shards: Sequence[Shard], groups: Sequence[Mapping[str, Any]]) -> str:
+def _lost_steps(slices: Sequence[ZeroSlice], groups: Sequence[Mapping[str, Any]]) -> str:
     rounded_to_nearest = any(
-        shard.slice.dtype == torch.bfloat16 and not groups[shard.group]["stochastic_rounding"]
-        for shard in shards
+        slice_.tensor.dtype == torch.bfloat16 and not groups[slice_.group]["stochastic_rounding"]
+        for slice_ in slices
     )
     return (
         ". The weights have no fp32 masters: a step of less than 1/512 of a weight is lost; "

@@ -17,28 +17,30 @@ from typing import Any
 
 import torch.distributed as dist
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor
+from torch.optim import Optimizer
 
 from gradopt_ds.optim.param_groups import whole_shape
 from gradopt_ds.sharding import Layout, Matrix, chunked_layout, contiguous_layout
 
 
 @dataclass(frozen=True)
-class Shard:
+class ZeroSlice:
     """A flat slice that the base optimizer steps on, and the weights it is made of.
 
     Attributes:
         group: index of its parameter group.
-        slice: this rank's part, in the dtype of the master weights.
+        tensor: this rank's part, in the dtype of the master weights.
         weights: the model's parameters, in order.
         process_group: the ranks over which the weights are cut.
         make_layout: from the weights, flattened, and the number of ranks, to their layout.
     """
 
     group: int
-    slice: Tensor
+    tensor: Tensor
     weights: Sequence[Tensor]
     process_group: dist.ProcessGroup
     make_layout: Callable[..., Layout]
@@ -49,12 +51,26 @@ class Shard:
         return self.make_layout(rows, world_size=dist.get_world_size(self.process_group))
 
 
-def read_shards(wrapper: Any) -> list[Shard]:
-    """The slices of a ZeRO wrapper, in the order in which it steps on them.
+def holds_whole(wrapper: Any, optimizer: Optimizer) -> bool:
+    """Whether every rank holds, and updates, whole parameters: ZeRO stage 0."""
+    return wrapper is optimizer or type(wrapper) is FP16_UnfusedOptimizer
+
+
+def read_slices(wrapper: Any, optimizer: Optimizer) -> list[ZeroSlice]:
+    """Read the slices of a ZeRO wrapper, in the order in which it steps on them.
+
+    Args:
+        wrapper: around the base optimizer.
+        optimizer: the base optimizer.
+
+    Returns:
+        Nothing at stage 0.
 
     Raises:
         RuntimeError: the type of the wrapper is unknown.
     """
+    if holds_whole(wrapper, optimizer):
+        return []
     # Exact types: a subclass may lay its slices out differently.
     if type(wrapper) not in READERS:
         raise RuntimeError(
@@ -64,21 +80,21 @@ def read_shards(wrapper: Any) -> list[Shard]:
     return list(READERS[type(wrapper)](wrapper))
 
 
-def _stages_1_and_2(wrapper: Any) -> Iterable[Shard]:
+def _stages_1_and_2(wrapper: Any) -> Iterable[ZeroSlice]:
     slices, weights = wrapper.single_partition_of_fp32_groups, wrapper.bit16_groups
     return _flattened(slices, weights, wrapper.bit16_groups_flat, wrapper.real_dp_process_group)
 
 
-def _bf16_optimizer(wrapper: Any) -> Iterable[Shard]:
+def _bf16_optimizer(wrapper: Any) -> Iterable[ZeroSlice]:
     slices, weights = wrapper.fp32_groups_flat_partition, wrapper.bf16_groups
     return _flattened(slices, weights, wrapper.bf16_groups_flat, wrapper.real_dp_process_group)
 
 
-def _flattened(*columns: Sequence[Any]) -> Iterable[Shard]:
+def _flattened(*columns: Sequence[Any]) -> Iterable[ZeroSlice]:
     for index, (slice_, weights, flat, group) in enumerate(zip(*columns, strict=True)):
         offsets = [_offset(weight, flat) for weight in weights]
         make_layout = partial(contiguous_layout, offsets=offsets, slice_size=slice_.numel())
-        yield Shard(index, slice_, weights, group, make_layout)
+        yield ZeroSlice(index, slice_, weights, group, make_layout)
 
 
 def _offset(weight: Tensor, flat: Tensor) -> int:
@@ -89,10 +105,10 @@ def _offset(weight: Tensor, flat: Tensor) -> int:
     return int(weight.storage_offset() - flat.storage_offset())
 
 
-def _stage_3(wrapper: Any) -> Iterable[Shard]:
+def _stage_3(wrapper: Any) -> Iterable[ZeroSlice]:
     for index, weights in enumerate(wrapper.fp16_groups):
         chunks = [weight.partition_numel() for weight in weights]
-        yield Shard(
+        yield ZeroSlice(
             wrapper.sub_group_to_group_id[index],
             wrapper.fp32_partitioned_groups_flat[index],
             weights,
@@ -101,7 +117,7 @@ def _stage_3(wrapper: Any) -> Iterable[Shard]:
         )
 
 
-READERS: Mapping[type, Callable[[Any], Iterable[Shard]]] = {
+READERS: Mapping[type, Callable[[Any], Iterable[ZeroSlice]]] = {
     DeepSpeedZeroOptimizer: _stages_1_and_2,
     BF16_Optimizer: _bf16_optimizer,
     DeepSpeedZeroOptimizer_Stage3: _stage_3,

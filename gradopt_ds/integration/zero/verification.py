@@ -9,17 +9,17 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from torch import Tensor
 
-from gradopt_ds.integration.zero.slicing import Shard
+from gradopt_ds.integration.zero.slicing import ZeroSlice
 from gradopt_ds.sharding import Layout, Piece
 
 
-def verify(shards: Sequence[Shard], layouts: Sequence[Layout]) -> None:
+def verify(slices: Sequence[ZeroSlice], layouts: Sequence[Layout]) -> None:
     """Compare every rank's slices with the weights that their layouts say they hold.
 
     Under stage 3 the weights are gathered for it, one at a time. All ranks raise the same error.
 
     Args:
-        shards: of this rank.
+        slices: of this rank.
         layouts: of their weights, each flattened to one row.
 
     Raises:
@@ -27,8 +27,8 @@ def verify(shards: Sequence[Shard], layouts: Sequence[Layout]) -> None:
         ValueError: a weight holds NaN.
     """
     faults = Faults()
-    for shard, layout in zip(shards, layouts, strict=True):
-        _compare(shard, layout, faults)
+    for slice_, layout in zip(slices, layouts, strict=True):
+        _compare(slice_, layout, faults)
     _raise_on_all_ranks(faults)
 
 
@@ -45,16 +45,16 @@ class Faults:
     not_numbers: list[str] = field(default_factory=list)
 
 
-def _compare(shard: Shard, layout: Layout, faults: Faults) -> None:
-    rank = dist.get_rank(shard.process_group)
-    if (size := shard.slice.numel()) != layout.slice_size:
+def _compare(slice_: ZeroSlice, layout: Layout, faults: Faults) -> None:
+    rank = dist.get_rank(slice_.process_group)
+    if (size := slice_.tensor.numel()) != layout.slice_size:
         faults.misplaced.append(f"{size} elements instead of {layout.slice_size}")
-    for index, (weight, matrix) in enumerate(zip(shard.weights, layout.matrices, strict=True)):
+    for index, (weight, matrix) in enumerate(zip(slice_.weights, layout.matrices, strict=True)):
         with deepspeed.zero.GatheredParameters([weight], enabled=hasattr(weight, "ds_id")):
             piece = layout.piece(index, rank)
             if piece is None:
                 continue
-            actual, expected = _actual_and_expected(shard.slice, piece, weight)
+            actual, expected = _actual_and_expected(slice_.tensor, piece, weight)
             if torch.equal(actual, expected):
                 continue
             if _differ_in_nan_alone(actual, expected):
