@@ -316,15 +316,15 @@ COMPUTE_DTYPES = [
     Case(f"{optimizer} by Newton-Schulz", stage, precision, params={
         "oracle": {"type": "newton_schulz", "dtype": dtype}, **more,
     }, tolerance=tolerance)
-    for dtype, tolerance in (("float32", 1e-4), ("bfloat16", 0.2))
+    for dtype, tolerance in (("float32", 1e-4), ("bfloat16", 0.39))
     for optimizer in ("Muon", "SWAN")
     for stage, precision, more in ((0, "fp32", {}), (2, "bf16", ROWS_OF_UP), (3, "fp32", {}))
 ]  # fmt: skip
 """An iteration in either compute dtype, on every machine, against the same one in float64.
 
 A step multiplies what rounding has left by up to 3.4445, so five steps in bfloat16 are off by up to
-2^-9 (1 + 3.4445 + … + 3.4445^4) = 0.39. Half of that is allowed, 0.09 to 0.14 is measured: at stage
-0, where one process has the whole matrix, as at stages 2 and 3."""
+2^-9 (1 + 3.4445 + … + 3.4445^4) = 0.39. Measured is 0.07 to 0.17, with native and with emulated
+products, and the same at stage 0, where every process has whole matrices, as at stages 2 and 3."""
 
 CASES = [
     *GRID,

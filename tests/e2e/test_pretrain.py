@@ -20,11 +20,24 @@ KILL_AT = 13
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills a process group")
 
 
+def start_swan(
+    shared: Path,
+    output: Path,
+    stage: int = 2,
+    oracle: str = "polar_express",
+    dtype: str = "float32",
+) -> "subprocess.Popen[str]":
+    """Launch SWAN with an oracle whose compute dtype does not depend on the machine."""
+    spec = json.dumps({"type": oracle, "dtype": dtype})
+    override = ("--override", f"optimizer.params.oracle={spec}")
+    return start(shared, output, f"zero{stage}_swan", override)
+
+
 @pytest.fixture(scope="module")
 def unbroken(shared: Path) -> Path:
     """A finished run."""
     output = shared / "unbroken"
-    finish(start(shared, output))
+    finish(start_swan(shared, output))
     return output
 
 
@@ -59,7 +72,7 @@ def test_every_rank_tells_its_memory(unbroken: Path) -> None:
 
 def test_killed_and_resumed_is_like_never_stopped(shared: Path, unbroken: Path) -> None:
     output = shared / "killed"
-    process = start(shared, output)
+    process = start_swan(shared, output)
     while process.poll() is None and len(read(output / "metrics.jsonl")) < KILL_AT:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
@@ -69,22 +82,52 @@ def test_killed_and_resumed_is_like_never_stopped(shared: Path, unbroken: Path) 
     half = output / f"checkpoints/step{KILL_AT + 1}"
     half.mkdir()
     (half / "pretrain_rank0.pt").write_text("half a fi")
-    told = finish(start(shared, output))
+    told = finish(start_swan(shared, output))
     assert "resumed after step" in told
     assert trace(output) == trace(unbroken)
     assert not half.exists()
 
 
-def test_stage_3_trains_like_stage_2(shared: Path, unbroken: Path) -> None:
-    """To rounding; also where one rank has a validation batch more than the other."""
-    output = shared / "stage3"
-    finish(start(shared, output, "zero3_swan"))
-    for found, expected in zip(trace(output), trace(unbroken), strict=True):
-        assert [value or 0.0 for value in found] == pytest.approx(
-            [value or 0.0 for value in expected], rel=1e-4
-        )
-    told, before = (json.loads((run / "summary.json").read_text()) for run in (output, unbroken))
-    assert told["zero_stage"] == 3 and told["parameters"] == before["parameters"]
+def apart(one: Path, other: Path, column: str) -> float:
+    """The largest relative difference of two runs in any step."""
+    rows = [read(run / "metrics.jsonl") for run in (one, other)]
+    assert [[row["step"], row["tokens"], row["lr"]] for row in rows[0]] == [
+        [row["step"], row["tokens"], row["lr"]] for row in rows[1]
+    ]
+    values = [[row[column] for row in run if column in row] for run in rows]
+    assert values[1]
+    return max(abs(a - b) / b for a, b in zip(*values, strict=True))
+
+
+def test_stage_3_trains_like_stage_2_to_rounding(shared: Path) -> None:
+    """With the exact oracle; also where one rank has a validation batch more than the other.
+
+    The stages sum a gradient in another order. An inexact oracle magnifies that rounding by up to a
+    thousand where a singular value is next to nothing, in whatever dtype it computes, and a square
+    matrix with centred rows has such a value; the exact oracle leaves it out.
+    """
+    runs = {stage: shared / f"exact{stage}" for stage in (2, 3)}
+    for stage, output in runs.items():
+        finish(start_swan(shared, output, stage, "svd", "float64"))
+    for column in ("loss", "grad_norm", "validation_loss"):
+        assert apart(runs[3], runs[2], column) < 1e-5
+    told, before = (json.loads((runs[stage] / "summary.json").read_text()) for stage in (3, 2))
+    assert (told["zero_stage"], before["zero_stage"]) == (3, 2)
+    assert told["parameters"] == before["parameters"]
+
+
+def test_stage_3_trains_like_stage_2_in_bfloat16(shared: Path, unbroken: Path) -> None:
+    """To the rounding of bfloat16: as far from each other as each is from the run in float32.
+
+    Roundings that differ add up like any other noise, so a factor of 4 is ample.
+    """
+    runs = {stage: shared / f"bfloat16_{stage}" for stage in (2, 3)}
+    for stage, output in runs.items():
+        finish(start_swan(shared, output, stage, dtype="bfloat16"))
+    for column in ("loss", "grad_norm"):
+        rounding = apart(runs[2], unbroken, column)
+        assert 1e-5 < rounding < 0.05
+        assert apart(runs[3], runs[2], column) < 4 * rounding
 
 
 def test_one_process_needs_no_launcher(shared: Path) -> None:
