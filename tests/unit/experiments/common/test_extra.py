@@ -1,5 +1,6 @@
 """Where a package of the extra is missing, a script says so in one line."""
 
+import re
 import subprocess
 import sys
 
@@ -23,6 +24,12 @@ for script in sys.argv[2:]:
         print(script, end.code)
 """
 SCRIPTS = sorted(str(path) for path in (ROOT / "scripts").glob("*.py"))
+
+
+def test_the_packages_are_those_of_the_extra() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    (listed,) = re.findall(r"^experiments = \[(.*?)^\]", text, re.DOTALL | re.MULTILINE)
+    assert sorted(extra.PACKAGES) == sorted(re.findall(r'"([a-z0-9-]+)>=', listed))
 
 
 def test_every_script_names_the_extra() -> None:
