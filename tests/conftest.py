@@ -12,3 +12,8 @@ os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(ROOT / ".cache" / "torch_exten
 # Two OpenMP threads per process on a busy two-core machine cost far more than they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from tests.compute_dtypes import compute_dtype  # noqa: E402
+from tests.repeatable import pytest_runtest_setup  # noqa: E402
+
+__all__ = ["compute_dtype", "pytest_runtest_setup"]

@@ -25,12 +25,21 @@ def polar(g: Array) -> Array:
     return u[:, kept] @ vt[kept]
 
 
+def newton_schulz(g: Array, steps: int = 5) -> Array:
+    """Muon's iteration, on the wide side."""
+    x = (g.T if g.shape[0] > g.shape[1] else g) / np.linalg.norm(g)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x.T if g.shape[0] > g.shape[1] else x
+
+
 def nuclear(g: Array) -> float:
     """Sum of the singular values."""
     return float(np.linalg.svd(g, compute_uv=False).sum())
 
 
-def swan_direction(g: Array) -> Array:
+def swan_direction(g: Array, polar: Callable[[Array], Array] = polar) -> Array:
     """GradNorm, GradWhitening, rescaling to the norm of a matrix of ones."""
     centred = g - g.mean(axis=1, keepdims=True)
     deviation = np.sqrt((centred**2).mean(axis=1, keepdims=True))
@@ -65,6 +74,7 @@ class Rule:
     nuclear_exponent: float = 1.0
     alpha: float = 0.05
     iterations: int = 5
+    polar: Callable[[Array], Array] = polar
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
 
@@ -99,7 +109,7 @@ class Reference:
         self.weight -= rule.lr * update[rule.algorithm](g)
 
     def _swan(self, g: Array) -> Array:
-        return self.rule.alpha * swan_direction(g)
+        return self.rule.alpha * swan_direction(g, self.rule.polar)
 
     def _sinkgd(self, g: Array) -> Array:
         return self.rule.alpha * sinkgd_direction(g, self.rule.iterations)
@@ -107,11 +117,11 @@ class Reference:
     def _polar_grad(self, g: Array) -> Array:
         rule, beta = self.rule, self.rule.momentum
         if rule.momentum_order == "polar_first":
-            self.momentum = beta * self.momentum + (1 - beta) * polar(g)
+            self.momentum = beta * self.momentum + (1 - beta) * rule.polar(g)
             return self._scale(g) * self.momentum
         self.momentum = beta * self.momentum + (1 - beta) * g
         m = (1 - beta) * g + beta * self.momentum if rule.nesterov else self.momentum
-        return self._scale(m) * polar(m)
+        return self._scale(m) * rule.polar(m)
 
     def _scale(self, m: Array) -> float:
         rows, columns = m.shape

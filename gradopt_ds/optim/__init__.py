@@ -1,4 +1,4 @@
-"""Optimizers for a plain PyTorch script; DeepSpeed does not appear in this room."""
+"""Optimizers for a plain PyTorch script; DeepSpeed does not appear in this package."""
 
 from gradopt_ds.optim.grad_power import GradPower
 from gradopt_ds.optim.matrix_optimizer import MatrixOptimizer

@@ -88,7 +88,7 @@ class MatrixOptimizer(Optimizer, ABC):
 
         Raises:
             ValueError: the group has no ``rule``; no ``blocks`` and a parameter that is not 2-D; or
-                a matrix that cannot be updated. The group is not added.
+                a matrix that cannot be updated; an oracle of its own. The group is not added.
         """
         rule = param_group.get("rule")
         if rule not in (MATRIX, AUX):
@@ -103,10 +103,7 @@ class MatrixOptimizer(Optimizer, ABC):
         param_group["algorithm"] = type(self).__name__
         if rule == AUX and "lr_scale" not in param_group:
             param_group.update(self._aux_rates(param_group))
-        # The oracle is written down, for checkpoints; the one that computes is ``self.oracle``.
-        oracle = {"oracle": oracle_spec(self.oracle)}
-        matrix = rule == MATRIX
-        settings = {**self._matrix_defaults, **oracle} if matrix else self._aux.model_dump()
+        settings = self._matrix_settings(param_group) if rule == MATRIX else self._aux.model_dump()
         for key, value in {**settings, **self._rounding}.items():
             param_group.setdefault(key, value)
         param_group.setdefault(BASE_LR, param_group["lr"])
@@ -217,6 +214,16 @@ class MatrixOptimizer(Optimizer, ABC):
             self._generator = torch.Generator(group["params"][0].device)
             self._generator.manual_seed(group["rounding_step"])
             group["rounding_step"] += 1
+
+    def _matrix_settings(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        # The oracle is written down, for checkpoints; the one that computes is ``self.oracle``.
+        oracle = oracle_spec(self.oracle)
+        if group.get("oracle", oracle) != oracle:
+            raise ValueError(
+                f"one oracle computes all groups, {oracle}, and a group has {group['oracle']!r}: "
+                f"pass it to {type(self).__name__} as `oracle`"
+            )
+        return {**self._matrix_defaults, "oracle": oracle}
 
     def _aux_rates(self, group: dict[str, Any]) -> dict[str, float]:
         lr = self._matrix_defaults["lr"]

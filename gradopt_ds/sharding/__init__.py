@@ -1,4 +1,4 @@
-"""ZeRO's flat slices ↔ whole matrices. This room knows torch.distributed, not DeepSpeed."""
+"""ZeRO's flat slices ↔ whole matrices. This package knows torch.distributed, not DeepSpeed."""
 
 from gradopt_ds.sharding.exchange import Exchange
 from gradopt_ds.sharding.layout import Layout, Matrix, Piece, chunked_layout, contiguous_layout

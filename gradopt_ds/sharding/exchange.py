@@ -1,4 +1,4 @@
-"""Exchange: flat slices ↔ whole matrices, each put together on its one owner."""
+"""Exchange: flat slices ↔ matrices, put together on one owner or, under gram, row by row."""
 
 from collections.abc import Iterator, Mapping
 

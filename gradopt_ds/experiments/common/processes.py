@@ -6,7 +6,10 @@ import os
 import warnings
 
 import deepspeed
+from deepspeed.accelerator import get_accelerator
 from deepspeed.utils.logging import set_log_level_from_string
+
+from gradopt_ds.experiments.common.shared_memory import require_shared_memory
 
 MPI_SIZES = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}
 """What Open MPI's and MPICH's launchers set. Without it DeepSpeed must not look for MPI: it would
@@ -29,6 +32,10 @@ def start_processes() -> None:
     by_mpi = bool(MPI_SIZES & os.environ.keys())
     if not by_mpi and "RANK" not in os.environ:
         os.environ.update(ALONE)
+    ranks = os.environ.get("WORLD_SIZE")
+    if ranks and ranks == os.environ.get("LOCAL_SIZE") and get_accelerator().device_name() == "cpu":
+        # Before the ranks join: they all see the same, and none is left waiting.
+        require_shared_memory(int(ranks))
     # DeepSpeed prints on every rank that it built its CPU communication.
     with contextlib.redirect_stdout(io.StringIO()):
         deepspeed.init_distributed(auto_mpi_discovery=by_mpi)

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from gradopt_ds.experiments.common import models
+from gradopt_ds.experiments.common import host_memory, models
 from gradopt_ds.experiments.common.launching import run_ranks
-from gradopt_ds.experiments.memory_report import host_memory
 from gradopt_ds.experiments.memory_report.report import Row
 from gradopt_ds.experiments.memory_report.settings import MeasureSettings
 from gradopt_ds.memory.estimate import Estimate, estimate

@@ -14,9 +14,9 @@ from deepspeed.accelerator import get_accelerator
 
 import gradopt_ds  # noqa: F401  makes SWAN, PolarGrad, … known to DeepSpeed's JSON
 from gradopt_ds.experiments.common import models
+from gradopt_ds.experiments.common.host_memory import watch_residence
 from gradopt_ds.experiments.common.process_end import end_process
 from gradopt_ds.experiments.common.processes import start_processes
-from gradopt_ds.experiments.memory_report.host_memory import watch_residence
 from gradopt_ds.experiments.memory_report.settings import MeasureSettings
 from gradopt_ds.memory.live import existing_tensors
 from gradopt_ds.memory.moments import Moments, peak_bytes, reset_peak, resident_bytes

@@ -12,8 +12,8 @@ from deepspeed.accelerator import get_accelerator
 from transformers import PretrainedConfig
 
 from gradopt_ds.experiments.common.errors import PretrainError
+from gradopt_ds.experiments.common.host_memory import SHARE, available_bytes
 from gradopt_ds.experiments.common.models import on_meta, parameter_count
-from gradopt_ds.experiments.memory_report.host_memory import SHARE, available_bytes
 from gradopt_ds.memory.deepspeed_json import read_setup
 from gradopt_ds.memory.estimate import estimate
 from gradopt_ds.memory.setup import Setup

@@ -54,35 +54,35 @@ def _compare(shard: Shard, layout: Layout, faults: Faults) -> None:
             piece = layout.piece(index, rank)
             if piece is None:
                 continue
-            found, expected = _held(shard.slice, piece, weight)
-            if torch.equal(found, expected):
+            actual, expected = _actual_and_expected(shard.slice, piece, weight)
+            if torch.equal(actual, expected):
                 continue
-            if _differ_in_nan_alone(found, expected):
+            if _differ_in_nan_alone(actual, expected):
                 faults.not_numbers.append(matrix.name)
             else:
                 faults.misplaced.append(f"{matrix.name!r}, {piece}")
 
 
-def _held(slice_: Tensor, piece: Piece, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """What a slice holds, and what the weight says it should."""
-    found = slice_.detach()[piece.in_slice]
+def _actual_and_expected(slice_: Tensor, piece: Piece, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """What a slice holds, and what the weight says it should hold; both 1-D."""
+    actual = slice_.detach()[piece.in_slice]
     expected = weight.detach().flatten()[piece.matrix_start : piece.matrix_stop]
-    return found, expected.to(found)
+    return actual, expected.to(actual)
 
 
-def _differ_in_nan_alone(found: Tensor, expected: Tensor) -> bool:
+def _differ_in_nan_alone(actual: Tensor, expected: Tensor) -> bool:
     """Whether they are equal once NaN equals itself."""
-    return found.shape == expected.shape and torch.allclose(
-        found, expected, rtol=0, atol=0, equal_nan=True
+    return actual.shape == expected.shape and torch.allclose(
+        actual, expected, rtol=0, atol=0, equal_nan=True
     )
 
 
 def _raise_on_all_ranks(faults: Faults) -> None:
-    """Collective over all ranks; what each has found is sent only if one has found something."""
+    """Collective over all ranks; the faults themselves are sent only if a rank has any."""
     is_faulty = bool(faults.misplaced or faults.not_numbers)
-    found = torch.tensor(float(is_faulty), device=get_accelerator().current_device_name())
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    if not found:
+    is_any = torch.tensor(float(is_faulty), device=get_accelerator().current_device_name())
+    dist.all_reduce(is_any, dist.ReduceOp.MAX)
+    if not is_any:
         return
     everywhere = [Faults() for _ in range(dist.get_world_size())]
     dist.all_gather_object(everywhere, faults)

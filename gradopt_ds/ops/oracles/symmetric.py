@@ -27,7 +27,8 @@ def symmetric_matmul(
         times: factor of ``plus``.
 
     Returns:
-        ``[..., m, m]``, to the last bit symmetric where it was mirrored.
+        ``[..., m, m]``, symmetric but for rounding: to the last bit what was mirrored, outside of
+        the blocks on the diagonal; within those BLAS may round the two halves differently.
     """
     m = a.shape[-2]
     if m < LEAST or a.device.type != "cpu" or a.dtype not in (torch.float32, torch.float64):

@@ -10,10 +10,14 @@ from torch import Tensor
 
 from gradopt_ds.checkpoint import Fragment, Slice, State, parameter_state, slice_state, split
 
+GENERATOR = torch.Generator().manual_seed(0)
 SHAPES = {"a": (3, 5), "b": (7,), "c": (2, 2)}
 WHOLE = {
     name: State(
-        {"fp32": torch.randn(shape), "momentum_buffer": torch.randn(shape)},
+        {
+            "fp32": torch.randn(shape, generator=GENERATOR),
+            "momentum_buffer": torch.randn(shape, generator=GENERATOR),
+        },
         {"step": torch.tensor(3.0)},
     )
     for name, shape in SHAPES.items()

@@ -42,6 +42,7 @@ import importlib.util
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *a: None if name == "deepspeed" else find(name, *a)
 import torch, gradopt_ds
+torch.manual_seed(0)
 model = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Linear(5, 6))
 optimizer = gradopt_ds.SWAN(gradopt_ds.matrix_param_groups(model), oracle="svd")
 model(torch.randn(8, 4)).square().sum().backward()

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import AutoConfig
 
-from gradopt_ds.experiments.common import models
-from gradopt_ds.experiments.memory_report import host_memory
+from gradopt_ds.experiments.common import host_memory, models
 from gradopt_ds.experiments.memory_report.largest import largest, shape
 from gradopt_ds.memory.deepspeed_json import read_setup
 from gradopt_ds.memory.estimate import estimate

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from gradopt_ds.ops import make_oracle, nuclear_norm
+from tests.compute_dtypes import both_compute_dtypes
 from tests.unit.ops.matrices import SHAPES, gaussian, polar, singular_values
 
 
@@ -17,6 +18,7 @@ def test_sum_of_singular_values(shape: tuple[int, int], scale: float) -> None:
     assert norm.item() == pytest.approx(singular_values(m).sum().item(), rel=1e-5)
 
 
+@both_compute_dtypes
 @pytest.mark.parametrize(
     ("name", "low", "high"),
     [

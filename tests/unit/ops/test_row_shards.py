@@ -18,6 +18,8 @@ from gradopt_ds.ops import (
     nuclear_norm,
     swan_direction,
 )
+from tests.compute_dtypes import both_compute_dtypes
+from tests.unit.ops.matrices import error, gaussian
 
 ORACLES = [
     "eigh",
@@ -96,7 +98,7 @@ def tall_matrices(draw: st.DrawFn) -> tuple[Tensor, list[int]]:
 @pytest.mark.parametrize("name", ORACLES)
 @settings(max_examples=8, deadline=None)
 @given(case=tall_matrices())
-@example(case=(torch.randn(12, 4, dtype=torch.float64), [4, 4]))  # a square shard, an empty one
+@example(case=(gaussian(12, 4, dtype=torch.float64), [4, 4]))  # a square shard, an empty one
 def test_shards_together_equal_the_whole(name: str, case: tuple[Tensor, list[int]]) -> None:
     """Polar factor and nuclear norm."""
     matrix, cuts = case
@@ -132,20 +134,34 @@ def test_alternating_norms_on_shards(case: tuple[Tensor, list[int]], transposed:
     torch.testing.assert_close(on_shards(matrix, cuts, rule), rule(matrix), rtol=1e-7, atol=1e-7)
 
 
+@both_compute_dtypes
+@pytest.mark.parametrize("name", ["newton_schulz", "polar_express"])
+def test_shards_round_as_the_whole_does(name: str, compute_dtype: torch.dtype) -> None:
+    """Of float32 matrices, each by its compute dtype: partial Gram matrices are rounded too."""
+    matrix = gaussian(60, 12)
+    truth = make_oracle(name)(matrix.double())
+    of_whole = error(make_oracle(name)(matrix), truth)
+    assert of_whole < {torch.float32: 1e-5, torch.bfloat16: 0.05}[compute_dtype]
+    # Three partial sums are three roundings where the whole has one.
+    assert error(on_shards(matrix, [13, 40], make_oracle(name)), truth) < 3 * of_whole
+
+
 @pytest.mark.parametrize("name", ["qdwh", "zolo_pd"])
 def test_qr_of_all_rows_is_refused(name: str) -> None:
     """Their QR steps need every row."""
     with pytest.raises(ValueError, match=f"{name} needs all rows"):
-        make_oracle(name)(torch.randn(4, 2), Threads(1, 4))
+        make_oracle(name)(gaussian(4, 2), Threads(1, 4))
 
 
+@both_compute_dtypes
 def test_a_nan_reaches_every_shard() -> None:
     """One rank's NaN is everyone's, as it is when one process has the matrix."""
-    matrix = torch.randn(12, 4)
+    matrix = gaussian(12, 4)
     matrix[9, 1] = float("nan")
     assert on_shards(matrix, [5], make_oracle("newton_schulz")).isnan().all()
 
 
+@both_compute_dtypes
 def test_a_zero_matrix_stays_zero() -> None:
     """In every shard."""
     assert not on_shards(torch.zeros(9, 3), [4], make_oracle("polar_express")).any()
@@ -154,7 +170,7 @@ def test_a_zero_matrix_stays_zero() -> None:
 def test_an_oracle_that_needs_all_rows_says_so() -> None:
     """The SVD is not a function of the Gram matrix."""
     with pytest.raises(ValueError, match="svd needs all rows"):
-        SVD()(torch.randn(4, 2), Threads(1, 4))
+        SVD()(gaussian(4, 2), Threads(1, 4))
 
 
 def test_grad_norm_leaves_the_padding_row_alone() -> None:

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from gradopt_ds.ops import make_oracle, swan_direction
+from tests.compute_dtypes import both_compute_dtypes
 from tests.unit.ops.matrices import SHAPES, error, gaussian, polar
 
+pytestmark = both_compute_dtypes
 ORACLES = ["svd", "eigh", "polar_express", "coupled_newton_schulz"]
 
 

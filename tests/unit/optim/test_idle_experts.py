@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from gradopt_ds import SWAN, GradPower, Muon, PolarGrad, SinkGD, matrix_param_groups
 from gradopt_ds.ops import ORACLES
+from tests.compute_dtypes import both_compute_dtypes
 from tests.distributed.moe_model import EXPERTS, LAYER, VOCABULARY, build_moe
 from tests.reference import Rule, StackedReference
 
+pytestmark = both_compute_dtypes
 ROWS, COLUMNS = 12, 16
 IDLE, FEW_TOKENS, BUSY = 0, 1, 2
 

@@ -275,6 +275,7 @@ def _assert_plain(value: Any) -> None:
         ({"momentum_order": "polar_firts"}, "momentum_order must be one of"),
         ({"scale": "nucular"}, "scale must be one of"),
         ({"nesterov": True, "momentum": 0.0}, "nesterov needs momentum > 0"),
+        ({"oracle": "eigh"}, "one oracle computes all groups"),
     ],
 )
 def test_a_groups_own_settings_are_checked(own: dict, message: str) -> None:

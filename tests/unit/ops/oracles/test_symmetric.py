@@ -50,7 +50,9 @@ def test_gram_matrices(
     assert found.dtype == dtype
     assert off(found, x.double() @ x.double().mT) < 4e-7
     if m >= least:
-        assert torch.equal(found, found.mT)
+        block = torch.arange(m) // symmetric.BLOCK
+        mirrored = block[:, None] != block
+        assert torch.equal(found[..., mirrored], found.mT[..., mirrored])
 
 
 @pytest.mark.parametrize("m", [5, 511, 512, 513, 640, 700])
