@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 
 EXTRA = "experiments"
-PACKAGES = ("transformers", "datasets", "tokenizers", "tensorboard", "tqdm", "matplotlib")
-"""What the extra installs and the library itself does not need."""
+PACKAGES = (
+    "datasets", "matplotlib", "numpy", "tensorboard", "tokenizers", "tqdm", "transformers",
+)  # fmt: skip
+"""What the extra installs, as pyproject.toml lists it."""
 
 
 @contextmanager

@@ -76,19 +76,26 @@ def _numbers(words: Sequence[str]) -> list[float | str]:
 
 
 def shown(value: float | str) -> str:
-    """A grid's value as it is written in names and on command lines."""
+    """Write a grid's value as it is written in names and on command lines."""
     short = f"{value:g}" if isinstance(value, float) else str(value)
     return short if isinstance(value, str) or float(short) == value else repr(value)
 
 
 def members(
     configs: Sequence[Path],
-    told: dict[str, Any],
+    flags: dict[str, Any],
     seeds: Sequence[int],
     grid: Sequence[str],
     output: Path,
 ) -> list[Member]:
-    """Every config at every grid point with every seed, in that order.
+    """List every config at every grid point with every seed, in that order.
+
+    Args:
+        configs: DeepSpeed JSON files.
+        flags: settings of every run.
+        seeds: of the runs.
+        grid: axes, as :func:`grid_values` reads them.
+        output: directory of the comparison; every run has one of its own in it.
 
     Raises:
         PretrainError: settings that do not fit, or two configs of one name.
@@ -96,12 +103,12 @@ def members(
     names = [path.stem.removeprefix("zero2_") for path in configs]
     if len(set(names)) != len(names):
         raise PretrainError(f"configs must differ in their file names, but are {names}")
-    axes = [grid_values(one) for one in grid]
+    axes = [grid_values(axis) for axis in grid]
     points = [
         tuple(zip([key for key, _ in axes], values, strict=True))
         for values in itertools.product(*(values for _, values in axes))
     ]
-    found = []
+    wanted = []
     for (name, config), point, seed in itertools.product(
         zip(names, configs, strict=True), points, seeds
     ):
@@ -110,24 +117,24 @@ def members(
         short = (f"{key.rpartition('.')[2]}={shown(value)}" for key, value in point)
         folder = "_".join([name, *short, f"seed{seed}"])
         own = {
-            **told,
+            **flags,
             **run,
             "deepspeed_config": config,
-            "override": (*told.get("override", ()), *sets),
+            "override": (*flags.get("override", ()), *sets),
             "seed": seed,
             "output": output / folder,
             "resume": "never",
         }
-        found.append(Member(name, point, command_line.build(RunSettings, own)))
-    if len({one.settings.output for one in found}) != len(found):
+        wanted.append(Member(name, point, command_line.build(RunSettings, own)))
+    if len({member.settings.output for member in wanted}) != len(wanted):
         raise PretrainError("two --grid axes end in the same name: sweep one of them at a time")
-    return found
+    return wanted
 
 
 def run_all(
     wanted: Sequence[Member], ranks: int, jobs: int, script: Path, fresh: bool, console: Console
 ) -> list[Result]:
-    """Runs the members, ``jobs`` at a time; finished ones are reused unless ``fresh``.
+    """Run the members, ``jobs`` at a time; finished ones are reused unless ``fresh``.
 
     A run that fails is shown with the end of its log, and the others still run.
     """
@@ -142,10 +149,10 @@ def run_all(
         Progress(*columns, console=console) as progress,
         ThreadPoolExecutor(jobs, thread_name_prefix="run") as pool,
     ):
-        run = partial(_run, ranks=ranks, jobs=jobs, script=script, fresh=fresh, stop=stop)
-        waiting = [pool.submit(run, member, progress=progress) for member in wanted]
+        start = partial(_run, ranks=ranks, jobs=jobs, script=script, fresh=fresh, stop=stop)
+        runs = [pool.submit(start, member, progress=progress) for member in wanted]
         try:
-            return [one.result() for one in waiting]
+            return [run.result() for run in runs]
         except BaseException:
             # Threads do not see the interrupt: their launchers are ended through `stop`.
             stop.set()

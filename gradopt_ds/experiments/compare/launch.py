@@ -1,8 +1,6 @@
 """One pre-training run in fresh processes, through DeepSpeed's own launcher."""
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -15,7 +13,6 @@ from gradopt_ds.experiments.common import command_line, launching
 from gradopt_ds.experiments.common.errors import DivergedError
 from gradopt_ds.experiments.common.output_lock import FILE as LOCK
 from gradopt_ds.experiments.common.output_lock import lock
-from gradopt_ds.experiments.common.shared_memory import free_shared_memory
 from gradopt_ds.experiments.pretrain import metrics, summary
 from gradopt_ds.experiments.pretrain.settings import RunSettings
 
@@ -33,7 +30,7 @@ class Outcome:
 
 
 def finished_before(settings: RunSettings, ranks: int) -> bool:
-    """Whether the output already holds the result of these settings on these ranks."""
+    """Tell whether the output already holds the result of these settings on these ranks."""
     facts = summary.read(settings.output)
     return facts is not None and facts["fingerprint"] == settings.fingerprint(ranks)
 
@@ -46,7 +43,7 @@ def launch(
     watch: Callable[[metrics.Row], None],
     stop: threading.Event,
 ) -> Outcome:
-    """Runs ``script`` on ``ranks`` local ranks until it ends; its output goes to ``log.txt``.
+    """Run ``script`` on ``ranks`` local ranks until it ends; its output goes to ``log.txt``.
 
     Args:
         settings: of the run; its output directory is emptied first.
@@ -63,26 +60,15 @@ def launch(
     started = time.monotonic()
     port = launching.free_port()
     with (settings.output / LOG).open("w") as log:
-        process = subprocess.Popen(
-            command(settings, ranks, script, port),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=launching.environment(ranks * jobs),
-            start_new_session=True,
-        )
-        try:
+        line = command(settings, ranks, script, port)
+        options = {"stdout": log, "stderr": subprocess.STDOUT}
+        with launching.launched(line, port, ranks * jobs, **options) as process:
             _wait(process, settings.output / "metrics.jsonl", watch, stop)
-        finally:
-            # The launcher's ranks must not outlive an interrupted comparison.
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
-                process.wait()
-            free_shared_memory(port)
     return _outcome(process.returncode, settings.output, time.monotonic() - started)
 
 
 def _empty(folder: Path) -> None:
-    """All goes but the lock, which keeps out whoever comes now."""
+    """Remove everything but the lock, which keeps out whoever comes now."""
     with lock(folder):
         for path in folder.iterdir():
             if path.is_dir() and not path.is_symlink():
@@ -92,7 +78,7 @@ def _empty(folder: Path) -> None:
 
 
 def command(settings: RunSettings, ranks: int, script: Path, port: int) -> list[str]:
-    """The ``deepspeed`` command line of a run."""
+    """Write the ``deepspeed`` command line of a run."""
     beside = Path(sys.executable).with_name("deepspeed")
     launcher = str(beside) if beside.is_file() else shutil.which("deepspeed") or "deepspeed"
     options = ["--log_level", "error", "--num_gpus", str(ranks), "--master_port", str(port)]

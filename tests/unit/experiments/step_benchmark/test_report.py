@@ -50,7 +50,7 @@ def test_the_files_say_the_same(tmp_path: Path) -> None:
     assert table.title == "tiny, ZeRO 3, 2 ranks, fp32: one optimizer step, per rank"
     write(table, settings)
     assert (tmp_path / "bench_step.md").read_text().splitlines()[-1] == (
-        "| Muon |  | 20 | 17 | 0.33 | 2.00 | 2.00 | 3 | 0.00 | 0.00 | 50 |"
+        "| MatrixMuon |  | 20 | 17 | 0.33 | 2.00 | 2.00 | 3 | 0.00 | 0.00 | 50 |"
     )
     assert (tmp_path / "bench_step.csv").read_text().splitlines()[2] == (
         "DeepSpeedMuon,,60,0.5,1.0,6.0,2.0,3,1e-05,5e-06,"
