@@ -3,12 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.distributed.cases import (
-    AUX,
-    BF16_ACCUMULATING_IN_FP32,
-    EVERY_PARAMETER_PARTITIONED,
-    ON_CPU,
-)
+from tests.distributed.cases import BF16_ACCUMULATING_IN_FP32, EVERY_PARAMETER_PARTITIONED, ON_CPU
+from tests.distributed.recipes import AUX
 
 PARAMS: dict[str, dict[str, Any]] = {
     "SWAN": {"lr": 0.2, "alpha": 0.1, "oracle": "svd", "aux": AUX},

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gradopt_ds.optim import MatrixOptimizer, base_of
-from tests.distributed.cases import AUX
 from tests.distributed.model import SAMPLES, build_model, micro_batch
+from tests.distributed.recipes import AUX
 
 POLAR = {"lr": 0.1, "momentum": 0.8, "oracle": "svd", "aux": AUX}
 SWAN_PARAMS = {"lr": 0.2, "alpha": 0.1, "oracle": "svd", "aux": AUX}

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch.distributed as dist
 
-from tests.distributed.cases import RECIPES
 from tests.distributed.expert_model import EXPERTS_PER_RANK
 from tests.distributed.model import SAMPLES
+from tests.distributed.recipes import RECIPES
 
 PRECISIONS: dict[str, dict[str, Any]] = {
     "fp32": {},

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tests.distributed.cases import CASES, RECIPES, Case
+from tests.distributed.cases import CASES, Case
 from tests.distributed.conditional_model import MATRICES as CONDITIONAL_MATRICES
 from tests.distributed.conditional_model import ConditionalLM, build_conditional
 from tests.distributed.harness import distributed, record
@@ -22,6 +22,7 @@ from tests.distributed.model import MATRICES, SAMPLES, TinyLM, build_model, micr
 from tests.distributed.moe_model import MATRICES as MOE_MATRICES
 from tests.distributed.moe_model import MATRICES_WITH_HEADS, TinyMoe, build_moe, whole
 from tests.distributed.observe import captured_gradients, clipped, masters, single_process_gradients
+from tests.distributed.recipes import RECIPES
 from tests.reference import Array, StackedReference
 
 MODELS: Mapping[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {

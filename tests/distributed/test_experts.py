@@ -15,7 +15,6 @@ from torch import Tensor
 
 from gradopt_ds.integration.checkpoints.universal import convert
 from gradopt_ds.matrices import RowShards
-from tests.distributed.cases import RECIPES
 from tests.distributed.expert_cases import COUNTED, RESUMED, STEPS, Case
 from tests.distributed.expert_model import (
     STACK,
@@ -27,6 +26,7 @@ from tests.distributed.expert_model import (
 from tests.distributed.harness import distributed, folder
 from tests.distributed.model import micro_batch
 from tests.distributed.observe import captured_gradients, clipped, masters, single_process_gradients
+from tests.distributed.recipes import RECIPES
 from tests.reference import Array, Reference
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from tests.distributed.cases import AUX
 from tests.distributed.conditional_model import CONDITIONAL, build_conditional
 from tests.distributed.engines import (
     POLAR,
@@ -21,6 +20,7 @@ from tests.distributed.engines import (
 )
 from tests.distributed.harness import distributed
 from tests.distributed.model import micro_batch
+from tests.distributed.recipes import AUX
 
 BF16: dict[str, Any] = {"bf16": {"enabled": True}}
 FP16: dict[str, Any] = {"fp16": {"enabled": True, "initial_scale_power": 8, "hysteresis": 1}}

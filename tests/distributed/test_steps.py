@@ -8,7 +8,6 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 from torch import nn
 
 from gradopt_ds import PolarGrad, matrix_param_groups
-from tests.distributed.cases import AUX, AUX_RULE
 from tests.distributed.engines import (
     POLAR,
     SWAN_PARAMS,
@@ -24,6 +23,7 @@ from tests.distributed.engines import (
 from tests.distributed.harness import distributed
 from tests.distributed.model import MATRICES, TinyLM, build_model, micro_batch
 from tests.distributed.moe_model import EXPERTS, LAYER, build_moe
+from tests.distributed.recipes import AUX, AUX_RULE
 from tests.reference import Reference, Rule
 
 IDLE = [

@@ -19,7 +19,6 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from gradopt_ds import GradPower, PolarGrad, matrix_param_groups
-from tests.distributed.cases import AUX
 from tests.distributed.engines import (
     POLAR,
     SWAN_PARAMS,
@@ -31,6 +30,7 @@ from tests.distributed.engines import (
 )
 from tests.distributed.harness import distributed
 from tests.distributed.model import build_model, micro_batch
+from tests.distributed.recipes import AUX
 
 STAGES = (0, 1, 2, 3)
 ONE_CYCLE = {
