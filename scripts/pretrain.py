@@ -12,7 +12,7 @@ with extra.required():
 
 
 def main() -> int:
-    """Runs one rank; the exit status tells its end: 2 for wrong settings, 3 for divergence."""
+    """Run one rank; the exit status tells its end: 2 for wrong settings, 3 for divergence."""
     end_with_launcher()
     try:
         pretrain(parse())

@@ -115,7 +115,7 @@ class WholeMatrixMap:
                     f"expected a parameter with known matrices, got one of shape "
                     f"{tuple(param.shape)}. Under DeepSpeed this is a flat ZeRO slice: `import "
                     "gradopt_ds` must run before `deepspeed.initialize`, so that the optimizer is "
-                    "told where its matrices are."
+                    "given the places of its matrices."
                 )
             flat = direction.reshape(-1)
             for block in self.blocks[param]:

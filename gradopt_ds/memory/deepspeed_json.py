@@ -62,11 +62,11 @@ def read_setup(config: Mapping[str, Any], ranks: int) -> dict[str, Any]:
     }
 
 
-def _offloaded(key: str, told: Mapping[str, Any] | None) -> bool:
-    device = (told or {}).get("device", "none")
+def _offloaded(key: str, offload: Mapping[str, Any] | None) -> bool:
+    device = (offload or {}).get("device", "none")
     if device not in ("none", "cpu"):
         raise ValueError(f"zero_optimization.{key}.device: {device!r} is not supported, cpu is")
-    if told and (more := sorted(set(told) - {"device", "pin_memory"})):
+    if offload and (more := sorted(set(offload) - {"device", "pin_memory"})):
         raise ValueError(f"it is not known what zero_optimization.{key}: {more} means for memory")
     return device == "cpu"
 

@@ -127,9 +127,9 @@ def matrix_param_groups(
     groups: list[dict[str, Any]] = []
     for group in _as_groups(model.parameters() if params is None else params):
         trainable = [param for param in group["params"] if param.requires_grad]
-        if strangers := [whole_shape(p) for p in trainable if p not in assignments]:
+        if unknown := [whole_shape(p) for p in trainable if p not in assignments]:
             raise ValueError(
-                f"parameters of shapes {listed(strangers)} are not parameters of "
+                f"parameters of shapes {listed(unknown)} are not parameters of "
                 f"{type(model).__name__}: their names, and so their rule, cannot be known"
             )
         for rule in (MATRIX, AUX):

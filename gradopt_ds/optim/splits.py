@@ -33,8 +33,8 @@ def blocks_of(shape: Sequence[int], split: int | Sequence[int] = 1) -> tuple[Blo
     *stacked, rows, columns = shape
     sizes = [rows // max(split, 1)] * split if isinstance(split, int) else list(split)
     if sum(sizes) != rows or min(sizes, default=0) < 1:
-        told = f"{split} equal parts" if isinstance(split, int) else f"parts of {sizes} rows"
-        raise ValueError(f"{rows} rows cannot be split into {told}")
+        parts = f"{split} equal parts" if isinstance(split, int) else f"parts of {sizes} rows"
+        raise ValueError(f"{rows} rows cannot be split into {parts}")
     bounds = accumulate(sizes * (stacked[0] if stacked else 1), initial=0)
     return tuple(Block(first * columns, stop - first, columns) for first, stop in pairwise(bounds))
 

@@ -19,7 +19,7 @@ _ADVICE = "start afresh with --resume never, or with another --output"
 
 
 def save(engine: DeepSpeedEngine, directory: Path, step: int, state: dict[str, Any]) -> None:
-    """Saves the engine, this rank's ``state`` and its random number generators. Collective.
+    """Save the engine, this rank's ``state`` and its random number generators. Collective.
 
     DeepSpeed truncates ``latest`` before it writes the new tag, so a kill in between would lose
     every checkpoint; here ``latest`` is renamed into place when all ranks have written all files.
@@ -47,7 +47,7 @@ def save(engine: DeepSpeedEngine, directory: Path, step: int, state: dict[str, A
 
 
 def prune(directory: Path, step: int, keep: int) -> None:
-    """Deletes all but the last ``keep`` checkpoints up to ``step``. Rank 0 only.
+    """Delete all but the last ``keep`` checkpoints up to ``step``. Rank 0 only.
 
     Later ones are what a killed run left behind, unfinished or overtaken, and go too.
     """
@@ -105,7 +105,7 @@ def read(directory: Path, step: int) -> dict[str, Any]:
 
 
 def load(engine: DeepSpeedEngine, directory: Path, step: int, random: dict[str, Any]) -> None:
-    """Restores engine and random number generators. Collective.
+    """Restore engine and random number generators. Collective.
 
     Raises:
         PretrainError: DeepSpeed or this library refuses the files.

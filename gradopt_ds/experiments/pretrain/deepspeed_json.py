@@ -100,7 +100,7 @@ def _torch_names() -> list[str]:
 
 
 def override(config: dict[str, Any], item: str) -> None:
-    """Sets ``a.b.c=VALUE`` in ``config`` in place; a value that is not JSON is a string."""
+    """Set ``a.b.c=VALUE`` in ``config`` in place; a value that is not JSON is a string."""
     path, _, text = item.partition("=")
     *parents, last = path.split(".")
     node = config
@@ -120,8 +120,8 @@ def batch_sizes(config: dict[str, Any], settings: RunSettings, ranks: int) -> di
     The command line beats the JSON. Of the JSON's own numbers the train batch is kept, because it
     is part of the mathematics, and the accumulation follows from it.
     """
-    told = settings.train_batch, settings.micro_batch, settings.accumulation
-    train, micro, accumulation = told
+    given = settings.train_batch, settings.micro_batch, settings.accumulation
+    train, micro, accumulation = given
     if micro is not None and accumulation is not None:
         wanted = micro * accumulation * ranks
         if train not in (None, wanted):

@@ -28,7 +28,7 @@ from gradopt_ds.optim.param_groups import whole_shape
 
 
 def pretrain(settings: RunSettings) -> dict[str, Any] | None:
-    """Trains a model as told and writes its results to ``settings.output``.
+    """Train a model and write its results to ``settings.output``.
 
     Every rank calls it, each in its own process.
 

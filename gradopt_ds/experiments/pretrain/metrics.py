@@ -53,12 +53,12 @@ class MetricsLog:
         )
 
     def add(self, row: Row) -> None:
-        """Writes one step; columns that are missing stay empty in the CSV."""
+        """Write one step; columns that are missing stay empty in the CSV."""
         self._jsonl.write(json.dumps(row) + "\n")
         self._writer.writerow(row)
 
     def close(self) -> None:
-        """Closes both files."""
+        """Close both files."""
         self._jsonl.close()
         self._csv.close()
 

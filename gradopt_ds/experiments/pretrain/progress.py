@@ -34,7 +34,7 @@ class Progress:
         )
 
     def show(self, row: Row) -> None:
-        """Shows one row of metrics."""
+        """Show one row of metrics."""
         if "validation_loss" in row:
             self._validation = f", validation {row['validation_loss']:.3f}"
         rate = row["tokens"] / row["elapsed_seconds"]

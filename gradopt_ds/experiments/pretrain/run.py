@@ -45,7 +45,7 @@ class Run:
         return self.settings.output / "checkpoints"
 
     def save(self) -> None:
-        """Saves a checkpoint of this moment. Collective."""
+        """Save a checkpoint of this moment. Collective."""
         state = {
             "training": self.training.state_dict(),
             "definition": dict(self.definition),
@@ -58,7 +58,7 @@ class Run:
             checkpoint.prune(self.checkpoints, self.step, self.settings.keep)
 
     def resume(self, step: int) -> None:
-        """Goes on after ``step`` steps. Collective.
+        """Go on after ``step`` steps. Collective.
 
         Raises:
             PretrainError: the run is not the one that was saved, and may not or was not accepted

@@ -1,4 +1,4 @@
-"""Everything one pre-training run is told, validated and frozen before anything is started."""
+"""The settings of one pre-training run, validated and frozen before anything is started."""
 
 import hashlib
 import json
@@ -127,12 +127,12 @@ class RunSettings(BaseModel):
         Raises:
             PretrainError: a file cannot be read.
         """
-        told: dict[str, Any] = self.model_dump(mode="json", exclude=_HOUSEKEEPING)
-        told["deepspeed_config"] = load(self.deepspeed_config)
-        told["model"] = load(self.model)
-        told["data"] = data_digest(self.data)
+        defining: dict[str, Any] = self.model_dump(mode="json", exclude=_HOUSEKEEPING)
+        defining["deepspeed_config"] = load(self.deepspeed_config)
+        defining["model"] = load(self.model)
+        defining["data"] = data_digest(self.data)
         if self.tokenizer is not None and Path(self.tokenizer).is_dir():
             files = [path for path in Path(self.tokenizer).iterdir() if path.is_file()]
-            told["tokenizer"] = digest(sorted(map(str, files)))
-        told["ranks"] = ranks
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+            defining["tokenizer"] = digest(sorted(map(str, files)))
+        defining["ranks"] = ranks
+        return hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:16]

@@ -9,7 +9,7 @@ FILE = "summary.json"
 
 
 def write(directory: Path, facts: dict[str, Any]) -> None:
-    """Writes ``summary.json`` in one piece: where it stands, the run has ended."""
+    """Write ``summary.json`` in one piece: where it stands, the run has ended."""
     path = directory / FILE
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(facts, indent=2) + "\n")

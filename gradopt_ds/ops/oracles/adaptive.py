@@ -12,18 +12,20 @@ from gradopt_ds.ops.oracles.qdwh import qr_step
 from gradopt_ds.ops.oracles.symmetric import symmetric_matmul
 
 FLOAT64_GRAM = 4 * torch.finfo(torch.float32).eps
-"""What a float64 Gram matrix of norm 1 tells from zero with room to spare: the square, 2e-13, is a
-thousand times its rounding. It is also the cutoff for float32 input, three times the noise that
-rounding to float32 leaves in the null directions of a small matrix, more for a large one."""
+"""Smallest singular value that a float64 Gram matrix of norm 1 resolves safely: its square, 2e-13,
+is a thousand times the rounding error of that matrix. For float32 input it is also the cutoff below
+which a singular value counts as zero: three times the noise that rounding to float32 leaves in the
+null directions of a small matrix, more for a large one."""
 
 QR_BELOW = 1e-3
-"""Of float64 input beyond that: the bound above which a Gram matrix costs 6 digits of 16."""
+"""Float64 input with a lower bound below this takes QR steps first: a Gram matrix would cost it
+more than 6 of its 16 digits."""
 
 FLOAT32_GRAM = 0.1
-"""The bound from which on a float32 Gram matrix is good for 1e-5."""
+"""From this lower bound on a float32 Gram matrix is accurate enough: the error stays below 1e-5."""
 
 ONE = 1 - 1e-8
-"""The bound from which on no step changes a float32 number."""
+"""The lower bound at which the iteration stops: a further step would change no float32 number."""
 
 CACHED = 2**19
 """Elements of the Gram matrices that a CPU works on at a time: they stay in its cache, which makes
@@ -32,30 +34,33 @@ a batch of 16 matrices of 512 x 512 a fifth faster."""
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptive(Oracle):
-    r"""QDWH on the Gram matrix, with as many steps, in such precision, as the matrix needs.
+    r"""QDWH on the Gram matrix; number of steps and precision are chosen for each matrix.
 
-    1. One Gram matrix :math:`R = XX^\top` in float64, where products of float32 numbers are exact:
-       it resolves every singular value that float32 input can carry.
-    2. A Cholesky decomposition gives :math:`\sigma_m^2 \ge 1/\mathrm{tr}\,R^{-1}`, a bound that
-       cannot be too high and is at most a factor m (of the square) too low.
-    3. Only if that is below what the Gram matrix resolves and the input is float64, X is replaced
-       by its triangular QR factor, bounded in the same way, and takes QDWH's QR steps.
-    4. QDWH's Cholesky steps from that bound on the ``m x m`` side, in float64 until the bound has
-       reached 0.1 (one or two steps), then anew in float32 (float64 for float64 input).
-    5. If the cutoff was reached, :math:`u \mapsto u^9(11 - 9u^2)/2`, which leaves 1 alone and takes
-       0.25 to 2e-5: null directions come out as zero.
+    1. Form the Gram matrix :math:`R = XX^\top` in float64. Products of float32 numbers are exact
+       there, so R resolves every singular value that float32 input can represent.
+    2. A Cholesky decomposition gives the lower bound
+       :math:`\sigma_m^2 \ge 1/\mathrm{tr}\,R^{-1}` of the smallest singular value. It is never too
+       high, and too low by a factor of at most m.
+    3. If the input is float64 and the bound lies below what R resolves: replace X by its triangular
+       QR factor, bound its singular values in the same way, and take QDWH's QR steps.
+    4. Take QDWH's Cholesky steps on ``m x m`` matrices: in float64 until the bound has reached 0.1
+       (one or two steps), then from a new Gram matrix in float32 (float64 for float64 input).
+    5. If the bound was below the cutoff, some singular values may be zero. They end far below 1,
+       and :math:`u \mapsto u^9(11 - 9u^2)/2` removes them: it maps 1 to 1 and 0.25 to 2e-5.
 
-    By design every singular value ends within 1e-8 of 1; what remains is rounding, below 1e-4 for
-    condition numbers up to 1e6. Null are singular values below 4.8e-7 of
-    :math:`\|R\|_F^{1/2}`, which lies between the largest one and :math:`m^{1/4}` times that; this
-    is below the cutoff of ``svd`` and ``eigh`` (in float64 input the cutoff is theirs). Within a
-    factor of 3 below the cutoff a value may end anywhere between 0 and 1.
+    In exact arithmetic every singular value ends within 1e-8 of 1. The error is therefore rounding,
+    below 1e-4 for condition numbers up to 1e6. A singular value counts as zero if it is below
+    4.8e-7 times :math:`\|R\|_F^{1/2}`, which lies between the largest singular value and
+    :math:`m^{1/4}` times it. That is less than the cutoff of ``svd`` and ``eigh`` (for float64
+    input the cutoffs are equal). A value within a factor of 3 below the cutoff may end anywhere
+    between 0 and 1.
 
     Source: QDWH, Nakatsukasa, Bai, Gygi (2010); iterating on the Gram matrix and making it anew
     after Dao-AILab, gram-newton-schulz (2025). The combination is this library's.
 
-    How many steps there are is known only when it runs: a GPU waits for the CPU before each.
-    Rows that are elsewhere cannot take QR steps: their float64 input is cut like float32.
+    The number of steps depends on the values, so a GPU waits for the CPU before each step. Matrices
+    whose rows are spread over ranks cannot take QR steps: for them float64 input has the cutoff of
+    float32 input.
 
     Attributes:
         dtype: ``torch.float64``, of the first steps, also for input below.
@@ -147,7 +152,7 @@ def halley(low: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def by_gram(
     x: Tensor, r: Tensor, low: Tensor, scale: Tensor, dtype: torch.dtype, across: RowShards
 ) -> Tensor:
-    """Polar factors of what a float64 Gram matrix resolves.
+    """Polar factors from a float64 Gram matrix; singular values that it cannot resolve become 0.
 
     Args:
         x: matrices ``[b, m, n]``.
@@ -175,7 +180,7 @@ def by_qr(x: Tensor, cutoff: float) -> Tensor:
 
 
 def completed(x: Tensor, low: Tensor, null: Tensor, across: RowShards) -> Tensor:
-    """Polar factors of matrices that a Gram matrix in their dtype resolves.
+    """Polar factors of matrices whose condition is small enough for a Gram matrix in their dtype.
 
     Args:
         x: matrices ``[b, m, n]`` of norm at most 1, but for rounding.

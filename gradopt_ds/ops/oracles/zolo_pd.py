@@ -13,7 +13,8 @@ from gradopt_ds.ops.oracles.oracle import Oracle, is_count, is_real, require
 from gradopt_ds.ops.oracles.qdwh import QR_ABOVE, step_flops
 
 DIGITS = 50
-"""Of the elliptic functions: their arguments come within 1e-16 of a quarter period."""
+"""Decimal digits of the elliptic functions. Their arguments come within 1e-16 of a quarter period,
+where float64 has no correct digit left."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,16 @@ class Zolotarev:
 
 @dataclass(frozen=True, kw_only=True)
 class ZoloPD(Oracle):
-    r"""Two steps of Zolotarev functions, each the best of its type for what is left to do.
+    r"""Two iterations, each with the rational function that is closest to 1 on a known interval.
 
-    Two steps of type (2r+1, 2r) are one function of type ((2r+1)^2, ...). With r = 8 two are
-    enough for any matrix of full rank in float64. A step costs r decompositions that do not
-    depend on one another: QDWH does less work, and ZOLO-PD has a shorter chain of it.
+    Each iteration applies a Zolotarev function of type (2r+1, 2r), made for the interval in which
+    the singular values then lie. Two of them are a function of type ((2r+1)^2, (2r+1)^2 - 1); with
+    r = 8 that is enough for any matrix of full rank in float64.
 
-    Each of the r terms is computed from a QR decomposition, or from a Cholesky decomposition where
-    1 / c is at most 100, like QDWH's steps.
+    An iteration is a sum of r terms. Each needs a decomposition of its own: QR, or Cholesky where
+    1 / c is at most 100, as in QDWH's steps. The r decompositions are independent of one another,
+    so they can run side by side: ZOLO-PD does more work than QDWH, in fewer steps that must wait
+    for one another.
 
     Source: Nakatsukasa and Freund, "Computing fundamental matrix decompositions accurately via the
     matrix sign function in two iterations" (2016), section 4; PolarGrad, arXiv 2505.21799.

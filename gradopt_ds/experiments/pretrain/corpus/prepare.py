@@ -48,7 +48,7 @@ def texts(sdist: Path) -> list[tuple[str, str]]:
 
 
 def documents(text: str, target: int = DOCUMENT_CHARACTERS) -> list[str]:
-    """Cuts a text between paragraphs into documents of at least ``target`` characters."""
+    """Cut a text between paragraphs into documents of at least ``target`` characters."""
     cut: list[str] = []
     current: list[str] = []
     size = 0
@@ -67,7 +67,7 @@ def documents(text: str, target: int = DOCUMENT_CHARACTERS) -> list[str]:
 
 
 def prepare(sdist: Path, target: Path) -> str:
-    """Writes the corpus to ``target`` and returns its sha256."""
+    """Write the corpus to ``target`` and return its sha256."""
     rows: list[dict[str, str]] = []
     seen: set[str] = set()
     for title, text in texts(sdist):

@@ -70,7 +70,7 @@ class TrainingDocuments:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on after the text at which ``state`` was taken."""
+        """Go on after the text at which ``state`` was taken."""
         self.epoch = state["epoch"]
         self._seen_this_epoch = state["seen_this_epoch"]
         self._dataset.load_state_dict(state["dataset"])

@@ -20,12 +20,12 @@ class Positioned(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on after the text at which ``state`` was taken."""
+        """Go on after the text at which ``state`` was taken."""
         ...
 
 
 class Packer:
-    """Joins documents with an end-of-text token and cuts the join every ``length`` tokens."""
+    """Join documents with an end-of-text token and cuts the join every ``length`` tokens."""
 
     def __init__(self, encode: Encode, end: int, length: int) -> None:
         self._encode = encode
@@ -109,7 +109,7 @@ class PackedSequences:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on exactly where ``state`` was taken."""
+        """Go on exactly where ``state`` was taken."""
         self._documents.load_state_dict(state["documents"])
         self._packer.rest = list(state["rest"])
         self._ready = [one.copy() for one in state["ready"]]
