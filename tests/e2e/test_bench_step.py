@@ -48,7 +48,7 @@ def optimizers(output: Path) -> dict[str, dict[str, Any]]:
 def test_table_and_picture_are_written(output: Path) -> None:
     assert (output / "bench_step.png").read_bytes().startswith(b"\x89PNG")
     assert (output / "bench_step.csv").read_text().count("\n") == 4
-    assert "| Muon | oracle=newton_schulz |" in (output / "bench_step.md").read_text()
+    assert "| MatrixMuon | oracle=newton_schulz |" in (output / "bench_step.md").read_text()
     assert all(one["measurements"][0]["total"][0] > 0 for one in optimizers(output).values())
 
 
