@@ -21,7 +21,7 @@ class ReadableDocstrings(Extension):
 
 
 def markdown_of(docstring: str) -> str:
-    """A docstring without reStructuredText."""
+    """Rewrite a docstring without reStructuredText."""
     docstring = FORMULA.sub(lambda m: f"\n{convert(m[1].strip(), display='block')}\n\n", docstring)
     # In a span: at the beginning of a line Markdown would take <math> for a paragraph of its own.
     docstring = INLINE_FORMULA.sub(lambda m: f"<span>{convert(m[1])}</span>", docstring)

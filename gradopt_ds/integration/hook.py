@@ -79,7 +79,7 @@ class IdleStep:
 
 
 def is_ours(optimizer: object) -> bool:
-    """Whether an optimizer needs this library's integration."""
+    """Tell whether an optimizer needs this library's integration."""
     return isinstance(optimizer, MatrixOptimizer | GradPower)
 
 
@@ -113,7 +113,7 @@ def _refuse_settings(engine: Any, optimizer_name: str) -> None:
 
 
 def _do_optimizer_sanity_check(original: Any, engine: Any, basic_optimizer: Optimizer) -> Any:
-    """The last look at an optimizer before it is wrapped, however it was made."""
+    """Look at an optimizer for the last time before it is wrapped, however it was made."""
     if is_ours(basic_optimizer):
         if engine.client_optimizer is not None:
             _refuse_settings(engine, type(basic_optimizer).__name__)

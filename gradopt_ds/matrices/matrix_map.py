@@ -43,7 +43,7 @@ class MatrixUpdate:
     where: slice | None = None
 
     def target(self, like_param: Tensor) -> Tensor:
-        """The part of a tensor laid out like ``param`` (weights, momentum) that is updated."""
+        """Return the updated part of a tensor laid out like ``param`` (weights, momentum)."""
         # `view` and not `flatten`: where that would have to copy, the update would be lost.
         return like_param if self.where is None else like_param.view(-1)[self.where]
 

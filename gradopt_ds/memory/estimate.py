@@ -125,7 +125,7 @@ def _part_bytes(groups: Sequence[Group], setup: Setup) -> int:
 
 
 def _groups(model: nn.Module, built: Built, setup: Setup) -> list[list[Group]]:
-    """For each of the optimizer's groups its parameters; experts apart where they are spread."""
+    """Return each group's parameters; experts apart where they are spread over ranks."""
     names = {param: name for name, param in model.named_parameters()}
     spread = setup.expert_parallel
     modules = _expert_modules(names.values())
@@ -149,7 +149,7 @@ def _groups(model: nn.Module, built: Built, setup: Setup) -> list[list[Group]]:
 
 
 def _expert_modules(names: Iterable[str]) -> dict[str, int]:
-    """For each list of experts that are modules of their own, how many they are."""
+    """Count the experts of every list of experts that are modules of their own."""
     matches = [match for name in names if (match := EXPERT_MODULE.match(name))]
     return {
         stack: 1 + max(int(match["index"]) for match in matches if match["stack"] == stack)
@@ -177,7 +177,7 @@ def _divided(experts: int, ranks: int, name: str) -> int:
 def _state(
     model: nn.Module, built: Built, by_group: Sequence[Sequence[Group]], setup: Setup
 ) -> tuple[int, int]:
-    """State of matrices, and of everything else."""
+    """Count the state of matrices, and of everything else."""
     stepped = [
         [shape for shapes in stepped_shapes(parts, setup) for shape in shapes] for parts in by_group
     ]

@@ -23,7 +23,7 @@ CATEGORIES = ("weights", "masters", "state", "gradients", "buffers", "other")
 
 
 def tensors_in(tree: Any) -> Iterator[Tensor]:
-    """The tensors in nested mappings, lists, tuples and sets; subclasses of these too."""
+    """Return the tensors in nested mappings, lists, tuples and sets; subclasses of these too."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, Mapping):
@@ -38,12 +38,12 @@ Existing = Sequence[weakref.ref[Tensor]]
 
 
 def existing_tensors() -> Existing:
-    """The tensors that there are now, without keeping them."""
+    """Return the tensors that there are now, without keeping them."""
     return [weakref.ref(tensor) for tensor in _all_tensors()]
 
 
 def live_bytes(engine: Any, before: Existing = ()) -> dict[str, int]:
-    """Bytes that this rank holds now, by category, each storage counted once.
+    """Count the bytes that this rank holds now, by category, each storage counted once.
 
     A storage that several categories share belongs to the first of them in :data:`CATEGORIES`.
 

@@ -49,7 +49,7 @@ class Built:
         return any(group.get("power", 1.0) != 1.0 for group in self.optimizer.param_groups)
 
     def state_bytes(self, stepped: Sequence[Sequence[tuple[int, ...]]], dtype: torch.dtype) -> int:
-        """Bytes of state, found by taking a step on meta tensors: nothing is derived.
+        """Count the bytes of state by taking a step on meta tensors: nothing is derived.
 
         Args:
             stepped: for each parameter group the shapes of the tensors that it steps on.
@@ -79,7 +79,7 @@ class Built:
 
 
 def build(block: Mapping[str, Any], model: nn.Module) -> Built:
-    """The optimizer of a DeepSpeed JSON over a model on the meta device.
+    """Build the optimizer of a DeepSpeed JSON over a model on the meta device.
 
     Args:
         block: the ``"optimizer"`` block.
@@ -107,7 +107,7 @@ def build(block: Mapping[str, Any], model: nn.Module) -> Built:
 def _without_rule(
     params: Sequence[Tensor], directions: Sequence[Tensor], rule: MatrixRule
 ) -> Iterator[MatrixUpdate]:
-    """A matrix map for shapes alone: it asks the rule for nothing."""
+    """Serve as a matrix map for shapes alone: ask the rule for nothing."""
     for param, direction in zip(params, directions, strict=True):
         yield MatrixUpdate(param, torch.empty_like(direction), direction.new_empty(()))
 

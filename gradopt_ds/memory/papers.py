@@ -26,7 +26,7 @@ CONVENTION = Setup(stage=1, precision="pure-bf16")
 
 
 def paper_bytes(model: nn.Module, optimizer: Mapping[str, Any]) -> int:
-    """Bytes by the papers' convention.
+    """Count the bytes by the papers' convention.
 
     Args:
         model: it may be on the meta device.
@@ -37,7 +37,7 @@ def paper_bytes(model: nn.Module, optimizer: Mapping[str, Any]) -> int:
 
 
 def table(models: Mapping[str, nn.Module]) -> list[dict[str, Any]]:
-    """One row per optimizer, GiB by size of model."""
+    """Return one row per optimizer, GiB by size of model."""
     return [
         {
             "optimizer": name,

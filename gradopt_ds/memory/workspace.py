@@ -24,7 +24,7 @@ that it steps on one after the other, that of the last is still there."""
 
 
 def workspace_bytes(built: Built, groups: Sequence[Sequence[Group]], setup: Setup) -> int:
-    """Bytes that a step may occupy besides gradients and state, at most.
+    """Count the bytes that a step may occupy besides gradients and state, at most.
 
     Args:
         built: the optimizer.
@@ -59,7 +59,7 @@ def _second(sizes: Sequence[int], setup: Setup) -> int:
 def _matrix_bytes(
     parts: Sequence[Group], largest: int, setup: Setup, exchange: ExchangeSettings
 ) -> int:
-    """``largest``: elements of the largest matrix; a parameter may hold many of them."""
+    """Count for matrices, of which the largest has ``largest`` elements."""
     elements = sum(chain.from_iterable(part.numels for part in parts))
     batch = min(elements, max(BATCH_ELEMENTS, largest))
     local = RULE_COPIES * ELEMENT_BYTES * batch

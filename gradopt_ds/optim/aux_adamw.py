@@ -47,7 +47,7 @@ def step_aux(
 def _step_in_float32(
     param: Tensor, settings: dict[str, Any], state: State, generator: torch.Generator
 ) -> None:
-    """Some rows at a time: AdamW is elementwise, and rows are views in any layout in memory."""
+    """Step some rows at a time: AdamW is elementwise, and rows are views in any layout."""
     assert param.grad is not None
     own = state[param]
     for moment in MOMENTS:

@@ -190,7 +190,7 @@ class MatrixOptimizer(Optimizer, ABC):
     def _matrix_rule(
         self, matrices: Tensor, across: RowShards, group: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor]:
-        """Directions ``[b, m, n]`` and scales ``[b]`` of matrices ``[b, m, n]``.
+        """Compute directions ``[b, m, n]`` and scales ``[b]`` of matrices ``[b, m, n]``.
 
         Args:
             matrices: whole ones, or some rows of tall ones.
@@ -199,7 +199,7 @@ class MatrixOptimizer(Optimizer, ABC):
         """
 
     def _direction(self, param: Tensor, group: Mapping[str, Any]) -> Tensor:
-        """What the rule is applied to, elementwise in ``param``: the gradient by default."""
+        """Return what the rule is applied to, elementwise in ``param``: the gradient by default."""
         assert param.grad is not None
         return param.grad
 
@@ -266,7 +266,7 @@ class MatrixOptimizer(Optimizer, ABC):
 def _by_hand(
     params: Sequence[Tensor], rule: Rule, blocks: Iterable[Iterable[Block]] | None
 ) -> dict[Tensor, Assignment]:
-    """The assignments of a group that nobody has made from a model."""
+    """Return the assignments of a group that nobody has made from a model."""
     if rule == AUX:
         own: list[tuple[Block, ...]] = [()] * len(params)
     else:

@@ -24,7 +24,7 @@ Settings = Mapping[str, Any]
 
 
 def settings_of(group: Mapping[str, Any]) -> dict[str, Any]:
-    """A group's settings as plain data: numbers, strings, lists, mappings; ``lr`` is its base."""
+    """Describe a group's settings in numbers, strings, lists and mappings; ``lr`` is its base."""
     settings = {k: plain(v) for k, v in group.items() if k not in {*NO_SETTINGS, BASE_LR}}
     if "lr" in settings:
         settings["lr"] = plain(group.get(BASE_LR, group["lr"]))
@@ -32,7 +32,7 @@ def settings_of(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def configured_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """What the groups said before anything was loaded; remembered when first asked for."""
+    """Return what the groups said before anything was loaded; remembered when first asked for."""
     settings: list[dict[str, Any]] = vars(optimizer).setdefault(
         "_configured", [settings_of(group) for group in optimizer.param_groups]
     )
@@ -126,7 +126,7 @@ def use_configured(optimizer: Optimizer, lr_is_scheduled: bool) -> list[str]:
 
 
 def plain(value: Any) -> Any:
-    """A setting as JSON has it; what JSON cannot have, as text."""
+    """Return a setting as JSON has it; what JSON cannot have, as text."""
     if isinstance(value, Tensor) and value.numel() == 1:
         return value.item()
     if isinstance(value, list | tuple):

@@ -96,7 +96,7 @@ class Exchange:
     def _assemble(
         self, direction: Tensor, round_: int, gathering: Transfer | None
     ) -> dict[int, Tensor]:
-        """The rows of a round that are put together here."""
+        """Return the rows of a round that are put together here."""
         assert gathering is not None
         traffic = self.traffic[round_]
         shards = {

@@ -74,7 +74,7 @@ def add_settings(
 
 
 def _options(kind: Any) -> dict[str, Any]:
-    """What argparse is to do with a value of this type."""
+    """Return what argparse is to do with a value of this type."""
     if get_origin(kind) in (Union, types.UnionType):
         kind = next(part for part in get_args(kind) if part is not type(None))
     if kind is bool:

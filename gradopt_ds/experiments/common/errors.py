@@ -16,7 +16,7 @@ class DivergedError(PretrainError):
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, on one line; of pydantic's, each key with its complaint."""
+    """Return what an error says, on one line; of pydantic's, each key with its complaint."""
     if isinstance(error, ValidationError):
         return "; ".join(
             f"{'.'.join(map(str, one['loc'])) or error.title}: {one['msg']}"

@@ -45,7 +45,7 @@ def report(error: BaseException) -> int:
 
 
 def delay(error: BaseException) -> float:
-    """Seconds that this rank waits with its message."""
+    """Choose how many seconds this rank waits with its message."""
     rank = int(os.environ.get("RANK", 0))
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return 0.0
@@ -55,7 +55,7 @@ def delay(error: BaseException) -> float:
 
 
 def _may_follow(error: BaseException) -> bool:
-    """Whether a rank that has gone may be the cause: a collective then ends in a RuntimeError."""
+    """Tell whether another rank may be the cause: a collective with it ends in a RuntimeError."""
     if not isinstance(error, PretrainError):
         return True
     cause = error.__cause__

@@ -28,7 +28,7 @@ class NotEnoughMemoryError(RuntimeError):
 
 
 def available_bytes() -> int:
-    """Bytes of the host's memory that can be had without swapping."""
+    """Count the bytes of the host's memory that can be had without swapping."""
     lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
     return int(lines["MemAvailable"].split()[0]) * 1024
 

@@ -39,12 +39,12 @@ def end_with_launcher() -> None:
 
 
 def is_launcher(command: Sequence[str]) -> bool:
-    """Whether a command line is that of a launcher."""
+    """Tell whether a command line is that of a launcher."""
     return any(argument.rpartition("/")[2] in LAUNCHERS for argument in command[:4])
 
 
 def parent_of(process: int) -> int | None:
-    """The parent's id; None for a process that has ended, or where there is no /proc."""
+    """Return the parent's id; None for a process that has ended, or where there is no /proc."""
     try:
         status = Path(f"/proc/{process}/stat").read_text()
     except OSError:

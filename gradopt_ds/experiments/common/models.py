@@ -20,7 +20,7 @@ _OTHER_KEYS = ("torch_dtype", "rope_theta", "rope_scaling", "use_return_dict", "
 def model_config(
     path: Path, vocab_size: int | None = None, sequence_length: int = 0
 ) -> PretrainedConfig:
-    """The transformers config in ``path``, with the tokenizer's vocabulary if one is given.
+    """Return the transformers config in ``path``, with the tokenizer's vocabulary if one is given.
 
     Raises:
         PretrainError: unknown ``model_type`` or key, sequences longer than the model's positions,
@@ -51,7 +51,7 @@ def model_config(
 
 
 def _refuse_unknown_keys(path: Path, kind: str, values: Mapping[str, Any]) -> None:
-    """Transformers keeps an unknown key as an attribute that no model reads."""
+    """Refuse unknown keys, which transformers keeps as attributes that no model reads."""
     default = AutoConfig.for_model(kind)
     valid = {*default.to_dict(), *default.attribute_map, *_OTHER_KEYS}
     problems = []
@@ -66,7 +66,7 @@ def _refuse_unknown_keys(path: Path, kind: str, values: Mapping[str, Any]) -> No
 def build(
     config: PretrainedConfig, seed: int, dtype: torch.dtype = torch.float32
 ) -> PreTrainedModel:
-    """The model with weights that depend on the arguments only."""
+    """Return the model with weights that depend on the arguments only."""
     torch.manual_seed(seed)
     model = _fresh(config, dtype)
     model.config.use_cache = False
@@ -75,12 +75,12 @@ def build(
 
 
 def parameter_count(config: PretrainedConfig) -> int:
-    """Parameters of the model, tied ones once, counted without allocating them."""
+    """Count the parameters of the model, tied ones once, counted without allocating them."""
     return sum(parameter.numel() for parameter in on_meta(config).parameters())
 
 
 def active_parameter_count(model: PreTrainedModel) -> int:
-    """Parameters that one token goes through: of the routed experts only those that it chooses.
+    """Count the parameters that a token goes through: of routed experts those that it chooses.
 
     Embeddings, output head and shared experts count whole. Equals :func:`parameter_count` for a
     dense model. The model may be on the meta device, or partitioned by ZeRO.
@@ -96,7 +96,7 @@ def active_parameter_count(model: PreTrainedModel) -> int:
 
 
 def on_meta(config: PretrainedConfig) -> PreTrainedModel:
-    """The model without weights: names, shapes and module types only."""
+    """Return the model without weights: names, shapes and module types only."""
     with torch.device("meta"):
         return _fresh(config)
 

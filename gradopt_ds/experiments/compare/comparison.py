@@ -41,7 +41,7 @@ class Result:
 
 
 def grid_values(text: str) -> tuple[str, list[float | str]]:
-    """``KEY=LOW:HIGH:COUNT`` (geometric) or ``KEY=A,B,C`` (numbers or words) → key and values.
+    """Parse ``KEY=LOW:HIGH:COUNT`` (geometric) or ``KEY=A,B,C`` (numbers or words).
 
     Raises:
         PretrainError: another form.
@@ -66,7 +66,7 @@ def grid_values(text: str) -> tuple[str, list[float | str]]:
 
 
 def _numbers(words: Sequence[str]) -> list[float | str]:
-    """All of them as numbers; none unless all are."""
+    """Return all of them as numbers; none unless all are."""
     for kind in (int, float):
         try:
             return [kind(word) for word in words]

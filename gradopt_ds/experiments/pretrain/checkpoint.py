@@ -59,7 +59,7 @@ def prune(directory: Path, step: int, keep: int) -> None:
 
 
 def latest_step(directory: Path) -> int | None:
-    """Steps done at the last complete checkpoint, or None if there is none.
+    """Return the steps done at the last complete checkpoint, or None if there is none.
 
     Raises:
         PretrainError: ``latest`` names no checkpoint of such a run.
@@ -74,7 +74,7 @@ def latest_step(directory: Path) -> int | None:
 
 
 def read(directory: Path, step: int) -> dict[str, Any]:
-    """What this rank saved of itself: its ``state``, ``random`` and the number of ``ranks``.
+    """Return what this rank saved of itself: its ``state``, ``random`` and the number of ``ranks``.
 
     Raises:
         PretrainError: the file is gone or broken, or was written by another number of ranks.

@@ -21,7 +21,7 @@ ACCUMULATION = "gradient_accumulation_steps"
 
 
 def read(settings: RunSettings, ranks: int) -> dict[str, Any]:
-    """The complete DeepSpeed config of a run on ``ranks`` data-parallel ranks.
+    """Return the complete DeepSpeed config of a run on ``ranks`` data-parallel ranks.
 
     Raises:
         PretrainError: the JSON cannot be read, has a key that DeepSpeed would ignore, names no
@@ -78,12 +78,12 @@ def _check_keys(config: Mapping[str, Any], settings: RunSettings) -> None:
 
 
 def optimizer_names() -> list[str]:
-    """All that ``"optimizer": {"type": …}`` may be: this library's, DeepSpeed's, torch's."""
+    """Return all that ``"optimizer": {"type": …}`` may be: this library's, DeepSpeed's, torch's."""
     return sorted({*OPTIMIZERS, GRAD_POWER, *DEEPSPEED_OPTIMIZERS, *_torch_names()})
 
 
 def is_known_optimizer(name: str) -> bool:
-    """Whether DeepSpeed builds something by this name: its own in any case of letters."""
+    """Tell whether DeepSpeed builds something by this name: its own in any case of letters."""
     return (
         canonical_name(name) is not None
         or name.lower() in DEEPSPEED_OPTIMIZERS
@@ -115,7 +115,7 @@ def override(config: dict[str, Any], item: str) -> None:
 
 
 def batch_sizes(config: dict[str, Any], settings: RunSettings, ranks: int) -> dict[str, int]:
-    """DeepSpeed's three batch keys for ``ranks`` ranks, each consistent with the others.
+    """Return DeepSpeed's three batch keys for ``ranks`` ranks, each consistent with the others.
 
     The command line beats the JSON. Of the JSON's own numbers the train batch is kept, because it
     is part of the mathematics, and the accumulation follows from it.

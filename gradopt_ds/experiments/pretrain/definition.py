@@ -56,7 +56,7 @@ class Changes:
 def definition(
     settings: RunSettings, config: Mapping[str, Any], ranks: int, vocabulary: Mapping[str, int]
 ) -> Definition:
-    """What defines a run, by the names under which a user sets it.
+    """Return what defines a run, by the names under which a user sets it.
 
     Args:
         settings: of the run.
@@ -83,7 +83,7 @@ def definition(
 
 
 def changes(saved: Definition, now: Definition, step: int) -> Changes:
-    """What has changed between a checkpoint and now.
+    """Return what has changed between a checkpoint and now.
 
     Args:
         saved: the definition in the checkpoint.
@@ -106,7 +106,7 @@ def changes(saved: Definition, now: Definition, step: int) -> Changes:
 
 
 def _harmless_steps(saved: Definition, now: Definition, step: int) -> set[str]:
-    """A constant schedule does not know where it ends, and past its warm-up not where it began."""
+    """Name the steps if they may differ: a constant schedule, past its warm-up, knows no end."""
     both = (saved, now)
     if any(one[_SCHEDULE] != "constant" or one[_WARMUP] > step for one in both):
         return set()

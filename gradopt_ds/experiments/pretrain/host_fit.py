@@ -47,7 +47,7 @@ def refuse_what_cannot_fit(
 def host_bytes(
     shape: PretrainedConfig, config: Mapping[str, Any], sequence_length: int, ranks: int
 ) -> int:
-    """Bytes of the host's memory that one rank needs at some time.
+    """Count the bytes of the host's memory that one rank needs at some time.
 
     At least the model in float32, as it is built; where the host is what trains, all of the memory
     estimate, if it knows model, optimizer and JSON.

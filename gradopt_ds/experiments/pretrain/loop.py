@@ -75,7 +75,7 @@ def pretrain(settings: RunSettings) -> dict[str, Any] | None:
 
 
 def train_step(run: Run) -> Row:
-    """One optimizer step over all its micro batches; the row of its trace. Collective.
+    """Take one optimizer step over all its micro batches; return its row. Collective.
 
     Raises:
         DivergedError: the loss is infinite or not a number.
@@ -147,7 +147,7 @@ def _write_events(run: Run, row: Row) -> None:
 
 
 def _facts(run: Run, startup: float) -> dict[str, Any]:
-    """The summary; collective, because every rank tells its own bytes."""
+    """Collect the summary. Collective, because every rank counts its own bytes."""
     settings, engine = run.settings, run.engine
     ranks = dist.get_world_size()
     optimizer = engine.basic_optimizer

@@ -101,7 +101,7 @@ class Run:
 
 
 def assemble(settings: RunSettings) -> Run:
-    """Tokenizer, data, model and engine of this rank, resumed if asked. Collective.
+    """Open tokenizer, data, model and engine of this rank, resumed if asked. Collective.
 
     Raises:
         PretrainError: something in the settings does not fit; the message says what.

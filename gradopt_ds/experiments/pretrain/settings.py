@@ -122,7 +122,7 @@ class RunSettings(BaseModel):
         return self.validate_every or max(1, self.steps // 10)
 
     def fingerprint(self, ranks: int) -> str:
-        """A hash of all that decides the result: settings, ranks, contents of the files named.
+        """Hash all that decides the result: settings, ranks, contents of the files named.
 
         Raises:
             PretrainError: a file cannot be read.

@@ -13,7 +13,7 @@ Group = Mapping[str, Any]
 
 
 def trained_params(engine: DeepSpeedEngine) -> dict[str, Any]:
-    """The JSON's optimizer ``params``, each key with the value that is trained with."""
+    """Return the JSON's optimizer ``params``, each key with the value that is trained with."""
     groups = engine.basic_optimizer.param_groups
     by_rule = {group.get("rule"): group for group in reversed(groups)}
     own = by_rule.get(MATRIX, groups[0])
@@ -21,7 +21,7 @@ def trained_params(engine: DeepSpeedEngine) -> dict[str, Any]:
 
 
 def kept_from_checkpoint(engine: DeepSpeedEngine) -> list[str]:
-    """One sentence for each setting in which the JSON's value is not what is trained with."""
+    """Write one sentence for each setting that is not trained with the JSON's value."""
     asked, trained = engine.optimizer_params() or {}, trained_params(engine)
     return [
         f"optimizer.params.{name}: the JSON says {old!r}, and the checkpoint's {new!r} stays"
@@ -50,7 +50,7 @@ def live_params(asked: Mapping[str, Any], own: Group, aux: Group | None) -> dict
 
 
 def _as_aux(group: Group) -> Group:
-    """An auxiliary group keeps the matrices' rate, and the ratio of its own to that."""
+    """Put an auxiliary group's own rate in place of the matrices', by their ratio."""
     return {**group, "initial_lr": group.get("initial_lr", group["lr"]) * group["lr_scale"]}
 
 

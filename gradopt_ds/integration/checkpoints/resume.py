@@ -173,7 +173,7 @@ def _slice_state(folder: Path, layout: Slice) -> State:
 def _other_tensors(
     module: nn.Module, optimized: Container[str], folder: Path
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Frozen parameters and buffers, which DeepSpeed's universal loading leaves as they are.
+    """Yield frozen parameters and buffers, which DeepSpeed's universal loading leaves as they are.
 
     Yields:
         Each, and what was saved of it, whole.

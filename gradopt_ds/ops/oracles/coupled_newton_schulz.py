@@ -62,7 +62,7 @@ class CoupledNewtonSchulz(Oracle):
         return x
 
     def _inverse_root(self, y: Tensor, steps: int) -> Tensor:
-        """The matrix Z after ``steps`` iterations from the Gram matrix ``y``."""
+        """Return the matrix Z after ``steps`` iterations from the Gram matrix ``y``."""
         three = 3 * torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
         z = factor = self.beta * (three - y)
         for _ in range(steps - 1):
@@ -72,7 +72,7 @@ class CoupledNewtonSchulz(Oracle):
         return z
 
     def _runs(self) -> Iterator[int]:
-        """Numbers of steps between two Gram matrices."""
+        """Return the numbers of steps between two Gram matrices."""
         return (min(RUN, self.steps - done) for done in range(0, self.steps, RUN))
 
     def _flops(self, m: int, n: int) -> int:

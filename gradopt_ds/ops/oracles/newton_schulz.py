@@ -76,5 +76,5 @@ def apply_quintics(x: Tensor, quintics: Iterable[Quintic], across: RowShards) ->
 
 
 def quintic_flops(m: int, n: int) -> int:
-    """Floating-point operations of one polynomial on one ``m x n`` matrix, m <= n."""
+    """Count the floating-point operations of one polynomial on one ``m x n`` matrix, m <= n."""
     return 4 * m * m * n + 2 * m**3

@@ -14,7 +14,7 @@ LEAST = 512
 def symmetric_matmul(
     a: Tensor, b: Tensor, *, scale: float = 1.0, plus: Tensor | None = None, times: float = 1.0
 ) -> Tensor:
-    r"""``times * plus + scale * a b`` where both terms are symmetric, as in :math:`XX^\top`.
+    r"""Compute ``times * plus + scale * a b``; both terms are symmetric, as :math:`XX^\top` is.
 
     On a CPU the lower triangle is computed in blocks and mirrored, which costs 0.65 to 0.75 of
     the product at 512 rows and more. Elsewhere, and for fewer rows, it is torch's product.
@@ -56,7 +56,7 @@ def symmetric_matmul(
 def matmul_plus(
     a: Tensor, b: Tensor, *, scale: float = 1.0, plus: Tensor | None = None, times: float = 1.0
 ) -> Tensor:
-    """``times * plus + scale * a b`` in one pass, for any leading dimensions.
+    """Compute ``times * plus + scale * a b`` in one pass, for any leading dimensions.
 
     Args:
         a: ``[..., m, k]``.

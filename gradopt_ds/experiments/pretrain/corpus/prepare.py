@@ -24,7 +24,7 @@ _GUTENBERG = re.compile(r"project gutenberg|\betext\b|\be-text\b", re.IGNORECASE
 
 
 def texts(sdist: Path) -> list[tuple[str, str]]:
-    """(name, text) of the 42 modern-spelling texts in the sdist, sorted by name.
+    """List (name, text) of the 42 modern-spelling texts in the sdist, sorted by name.
 
     The Folio editions (``*_gut_f.txt``) are the same plays in old spelling and are left out.
 

@@ -52,12 +52,12 @@ def local_files(data: str) -> dict[str, list[str]]:
 
 
 def kind(name: str) -> str:
-    """The ending of a file's name, whether or not it is compressed."""
+    """Return the ending of a file's name, whether or not it is compressed."""
     return name.removesuffix(".gz").rpartition(".")[2]
 
 
 def data_digest(data: str) -> str:
-    """What stands for the content of ``--data`` in a run's definition.
+    """Return what stands for the content of ``--data`` in a run's definition.
 
     Returns:
         The name of a source on the hub; else a hash of the files' names, sizes and contents. Up to
@@ -74,7 +74,7 @@ def data_digest(data: str) -> str:
 
 
 def digest(files: Sequence[str], limit: int = _DIGESTED) -> str:
-    """A hash of files: names, sizes, and contents.
+    """Return a hash of files: names, sizes, and contents.
 
     Args:
         files: in the order that matters.

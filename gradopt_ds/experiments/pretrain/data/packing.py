@@ -16,7 +16,7 @@ class Positioned(Protocol):
     def __next__(self) -> str: ...
 
     def state_dict(self) -> dict[str, Any]:
-        """The position after the last text returned."""
+        """Return the position after the last text returned."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -34,7 +34,7 @@ class Packer:
         self.rest: list[int] = []  # tokens not yet given out; fewer than one sequence after `add`
 
     def add(self, text: str) -> list[Tokens]:
-        """The sequences that ``text`` completes."""
+        """Return the sequences that ``text`` completes."""
         self.rest += self._encode(text)
         self.rest.append(self._end)
         whole = len(self.rest) // self._length * self._length
@@ -46,7 +46,7 @@ class Packer:
 def pack(
     texts: Iterable[str], encode: Encode, end: int, length: int, limit: int
 ) -> Iterator[Tokens]:
-    """The first ``limit`` sequences of a finite stream; its incomplete last one is left out."""
+    """Yield the first ``limit`` sequences of a finite stream, but no incomplete last one."""
     packer = Packer(encode, end, length)
     given = 0
     for text in texts:
@@ -99,7 +99,7 @@ class PackedSequences:
         return self._ready.pop()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that decides the sequences to come."""
+        """Return all that decides the sequences to come."""
         return {
             "documents": self._documents.state_dict(),
             "rest": list(self._packer.rest),

@@ -17,7 +17,7 @@ OPENWEBTEXT = ("Skylion007/openwebtext", None)
 
 
 def documents(settings: RunSettings, validation: bool) -> IterableDataset:
-    """A stream of rows, of the validation split where the source has one.
+    """Return a stream of rows, of the validation split where the source has one.
 
     Raises:
         PretrainError: nothing found, an unknown kind of file, or the hub cannot be reached.
@@ -33,7 +33,7 @@ def documents(settings: RunSettings, validation: bool) -> IterableDataset:
 
 
 def texts(rows: Iterator[Mapping[str, Any]], settings: RunSettings) -> Iterator[str]:
-    """The texts of a stream's rows, empty ones left out.
+    """Return the texts of a stream's rows, empty ones left out.
 
     Raises:
         PretrainError: a row cannot be read, or its text is no text.
@@ -68,12 +68,12 @@ def _no_column(settings: RunSettings, columns: Iterable[str]) -> str:
 
 
 def splits_by_hash(settings: RunSettings) -> bool:
-    """Whether the source has no validation split, so that each document's hash decides."""
+    """Tell whether the source has no validation split, so that each document's hash decides."""
     return "validation" not in _streams(settings.data)
 
 
 def held_out(text: str, share: float) -> bool:
-    """Whether a document belongs to the validation split of a source that has none.
+    """Tell whether a document belongs to the validation split of a source that has none.
 
     Its own content decides, so the split is the same on every rank, in every epoch and file
     order, and a document that occurs twice never stands on both sides.
