@@ -44,8 +44,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def paths_of(patterns: tuple[str, ...]) -> list[str]:
     """Return the repository's files that match, without those that tools leave behind."""
-    found = {path.relative_to(ROOT) for pattern in patterns for path in ROOT.glob(pattern)}
-    return sorted(path.as_posix() for path in found if not path.parts[0].startswith("."))
+    paths = {path.relative_to(ROOT) for pattern in patterns for path in ROOT.glob(pattern)}
+    return sorted(path.as_posix() for path in paths if not path.parts[0].startswith("."))
 
 
 def targets(page: str, text: str) -> list[str]:

@@ -55,8 +55,8 @@ def known_keys() -> Mapping[str, frozenset[str]]:
     blocks = {name: _Asked(type="Adam") for name in READ_KEY_BY_KEY}
     top = _Asked(train_micro_batch_size_per_gpu=1, **blocks)
     DeepSpeedConfig(top)
-    found = {name: frozenset(block.asked) for name, block in blocks.items()}
-    return {TOP: frozenset(top.asked | READ_ELSEWHERE), **found}
+    keys_of_blocks = {name: frozenset(block.asked) for name, block in blocks.items()}
+    return {TOP: frozenset(top.asked | READ_ELSEWHERE), **keys_of_blocks}
 
 
 def _problem(block: str, key: str, valid: frozenset[str]) -> str:

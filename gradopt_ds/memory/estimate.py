@@ -86,8 +86,8 @@ def estimate(
     groups = [part for parts in by_group for part in parts]
     state = _state(model, built, by_group, setup)
     ranks = range(setup.ranks) if rank is None else [rank]
-    all_ranks = [zero_bytes(groups, setup, one) for one in ranks]
-    held = max(all_ranks, key=lambda one: (one.cast_gradients, one.gradients))
+    all_ranks = [zero_bytes(groups, setup, rank) for rank in ranks]
+    held = max(all_ranks, key=lambda size: (size.cast_gradients, size.gradients))
     workspace = workspace_bytes(built, by_group, setup)
     forward = activations.forward_bytes(model.config, setup)
     backward = activations.peak_bytes(model.config, setup)
@@ -129,7 +129,7 @@ def _groups(model: nn.Module, built: Built, setup: Setup) -> list[list[Group]]:
     names = {param: name for name, param in model.named_parameters()}
     spread = setup.expert_parallel
     modules = _expert_modules(names.values())
-    found = []
+    groups = []
     for group in built.optimizer.param_groups:
         dense, experts = [], []
         for param in group["params"]:
@@ -142,10 +142,10 @@ def _groups(model: nn.Module, built: Built, setup: Setup) -> list[list[Group]]:
             else:
                 experts.append(_share(name, shape, spread))
         parts = [Group(tuple(dense), setup.ranks), Group(tuple(experts), setup.ranks // spread)]
-        found.append([part for part in parts if part.shapes])
-    if spread > 1 and not any(len(parts) > 1 for parts in found):
+        groups.append([part for part in parts if part.shapes])
+    if spread > 1 and not any(len(parts) > 1 for parts in groups):
         raise ValueError(f"expert_parallel {spread}, but no parameter's name has {EXPERTS!r} in it")
-    return found
+    return groups
 
 
 def _expert_modules(names: Iterable[str]) -> dict[str, int]:
@@ -193,6 +193,6 @@ def _state(
 
 def _share_of_matrices(model: nn.Module) -> float:
     elements = {rule: 0 for rule in (MATRIX, AUX)}
-    for one in default_assignments(model).values():
-        elements[one.rule] += prod(one.shape)
+    for assignment in default_assignments(model).values():
+        elements[assignment.rule] += prod(assignment.shape)
     return elements[MATRIX] / sum(elements.values())

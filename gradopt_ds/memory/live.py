@@ -27,11 +27,11 @@ def tensors_in(tree: Any) -> Iterator[Tensor]:
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, Mapping):
-        for one in tree.values():
-            yield from tensors_in(one)
+        for branch in tree.values():
+            yield from tensors_in(branch)
     elif isinstance(tree, list | tuple | set | deque):
-        for one in tree:
-            yield from tensors_in(one)
+        for branch in tree:
+            yield from tensors_in(branch)
 
 
 Existing = Sequence[weakref.ref[Tensor]]
@@ -99,4 +99,8 @@ def _claim(tensors: Iterable[Tensor], seen: set[int]) -> int:
 
 def _all_tensors() -> list[Tensor]:
     # `isinstance` would ask proxies for their class, and some answer with an error.
-    return [one for one in gc.get_objects() if issubclass(type(one), Tensor) and not one.is_meta]
+    return [
+        candidate
+        for candidate in gc.get_objects()
+        if issubclass(type(candidate), Tensor) and not candidate.is_meta
+    ]

@@ -32,9 +32,9 @@ class Moments:
 
     def take(self, moment: str) -> None:
         """Count now."""
-        found = live_bytes(self._engine, self._before)
+        now = live_bytes(self._engine, self._before)
         known = self.taken.setdefault(moment, dict.fromkeys(CATEGORIES, 0))
-        self.taken[moment] = {key: max(known[key], found[key]) for key in CATEGORIES}
+        self.taken[moment] = {key: max(known[key], now[key]) for key in CATEGORIES}
 
     def close(self) -> None:
         """Count no more."""

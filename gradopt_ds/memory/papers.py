@@ -32,8 +32,8 @@ def paper_bytes(model: nn.Module, optimizer: Mapping[str, Any]) -> int:
         model: it may be on the meta device.
         optimizer: the ``"optimizer"`` block of a DeepSpeed JSON.
     """
-    found = estimate(model, optimizer, CONVENTION)
-    return found.weights + found.state
+    estimated = estimate(model, optimizer, CONVENTION)
+    return estimated.weights + estimated.state
 
 
 def table(models: Mapping[str, nn.Module]) -> list[dict[str, Any]]:

@@ -272,8 +272,8 @@ def _by_hand(
     else:
         own = [tuple(b) for b in blocks] if blocks else [_one_matrix(param) for param in params]
     return {
-        param: Assignment("", whole_shape(param), rule, "in a parameter group made by hand", found)
-        for param, found in zip(params, own, strict=True)
+        param: Assignment("", whole_shape(param), rule, "in a parameter group made by hand", blocks)
+        for param, blocks in zip(params, own, strict=True)
     }
 
 

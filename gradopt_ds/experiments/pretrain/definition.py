@@ -90,25 +90,25 @@ def changes(saved: Definition, now: Definition, step: int) -> Changes:
         now: that of the run that is to go on.
         step: optimizer steps done at the checkpoint.
     """
-    found = Changes()
+    result = Changes()
     said = _SAID | (_harmless_steps(saved, now, step))
     for name in [*saved, *(name for name in now if name not in saved)]:
         old, new = saved.get(name, _ABSENT), now.get(name, _ABSENT)
         if old != new:
             sentence = f"{name} was {_shown(old)} and is {_shown(new)}"
             if name in _FIXED or name.startswith(_MODEL):
-                found.fixed.append(sentence)
+                result.fixed.append(sentence)
             elif name in said or _is_said_in_json(name):
-                found.said.append(sentence)
+                result.said.append(sentence)
             else:
-                found.trace.append(sentence)
-    return found
+                result.trace.append(sentence)
+    return result
 
 
 def _harmless_steps(saved: Definition, now: Definition, step: int) -> set[str]:
     """Name the steps if they may differ: a constant schedule, past its warm-up, knows no end."""
     both = (saved, now)
-    if any(one[_SCHEDULE] != "constant" or one[_WARMUP] > step for one in both):
+    if any(run[_SCHEDULE] != "constant" or run[_WARMUP] > step for run in both):
         return set()
     return {_STEPS, _WARMUP}
 

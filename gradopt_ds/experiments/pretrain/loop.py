@@ -163,7 +163,7 @@ def _facts(run: Run, startup: float) -> dict[str, Any]:
         "optimizer_params": trained_params(engine),
         "zero_stage": engine.zero_optimization_stage(),
         "ranks": ranks,
-        "parameters": sum(math.prod(whole_shape(one)) for one in engine.module.parameters()),
+        "parameters": sum(math.prod(whole_shape(param)) for param in engine.module.parameters()),
         "active_parameters": active_parameter_count(engine.module),
         "steps": run.step,
         "tokens": run.tokens,
@@ -186,7 +186,7 @@ def _facts(run: Run, startup: float) -> dict[str, Any]:
 
 def _opening(run: Run) -> str:
     engine = run.engine
-    parameters = sum(math.prod(whole_shape(one)) for one in engine.module.parameters())
+    parameters = sum(math.prod(whole_shape(param)) for param in engine.module.parameters())
     active = active_parameter_count(engine.module)
     return (
         f"{engine.optimizer_name()}, ZeRO stage {engine.zero_optimization_stage()}, "

@@ -30,9 +30,9 @@ def log_peak(run: Run) -> list[int]:
     return [row["peak"] for row in _append(run, "peak", {"peak": peak})]
 
 
-def _append(run: Run, moment: str, found: dict[str, int], fresh: bool = False) -> list[Any]:
+def _append(run: Run, moment: str, sizes: dict[str, int], fresh: bool = False) -> list[Any]:
     rows: list[Any] = [None] * dist.get_world_size()
-    mine = {"step": run.step, "rank": dist.get_rank(), "moment": moment, **found}
+    mine = {"step": run.step, "rank": dist.get_rank(), "moment": moment, **sizes}
     dist.all_gather_object(rows, mine)
     if dist.get_rank() == 0:
         path: Path = run.settings.output / FILE

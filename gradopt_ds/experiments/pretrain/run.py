@@ -80,24 +80,24 @@ class Run:
                 print(sentence, flush=True)
 
     def _changes(self, saved: Definition, step: int) -> Changes:
-        found = changes(saved, self.definition, step)
+        changed = changes(saved, self.definition, step)
         where = f"cannot go on from {self.checkpoints}"
-        if found.fixed:
+        if changed.fixed:
             raise PretrainError(
-                f"{where}: {'; '.join(found.fixed)}. Set it back, start afresh with --resume "
+                f"{where}: {'; '.join(changed.fixed)}. Set it back, start afresh with --resume "
                 "never, or use another --output"
             )
-        if found.trace and not self.settings.accept_changes:
+        if changed.trace and not self.settings.accept_changes:
             raise PretrainError(
-                f"{where}: {'; '.join(found.trace)}. Set it back, start afresh with --resume never "
-                "or another --output, or go on with --accept-changes: then the checkpoint's "
+                f"{where}: {'; '.join(changed.trace)}. Set it back, start afresh with --resume "
+                "never or another --output, or go on with --accept-changes: then the checkpoint's "
                 "optimizer rates stay, and summary.json tells what was changed when"
             )
         if step > self.settings.steps:
             raise PretrainError(
                 f"{where}: it holds step {step}, past --steps {self.settings.steps}"
             )
-        return found
+        return changed
 
 
 def assemble(settings: RunSettings) -> Run:

@@ -37,16 +37,16 @@ def live_params(asked: Mapping[str, Any], own: Group, aux: Group | None) -> dict
         own: the group of the matrices, or the first.
         aux: the group of the auxiliary AdamW, if there is one.
     """
-    found: dict[str, Any] = {}
+    trained: dict[str, Any] = {}
     for key, value in asked.items():
         if key == "aux" and isinstance(value, Mapping):
-            found[key] = dict(value) if aux is None else live_params(value, _as_aux(aux), None)
+            trained[key] = dict(value) if aux is None else live_params(value, _as_aux(aux), None)
         elif key == "base" and isinstance(value, Mapping):  # of a gradient power
             inner = live_params(value.get("params") or {}, own, aux)
-            found[key] = {**value, "params": inner} if inner else dict(value)
+            trained[key] = {**value, "params": inner} if inner else dict(value)
         else:
-            found[key] = _live(key, value, own)
-    return found
+            trained[key] = _live(key, value, own)
+    return trained
 
 
 def _as_aux(group: Group) -> Group:

@@ -36,7 +36,7 @@ def slice_states(state: Mapping[str, Any], slices: Sequence[Slice]) -> list[tupl
         ValueError: the fp32 weights are not there.
     """
     base = base_state(state)
-    found = []
+    states = []
     ids = _ids(base["param_groups"], slices)
     for layout, id_, weights in zip(slices, ids, state[_fp32_key(state)], strict=True):
         if any(fragment.in_slice.stop > weights.numel() for fragment in layout.fragments):
@@ -45,10 +45,10 @@ def slice_states(state: Mapping[str, Any], slices: Sequence[Slice]) -> list[tupl
                 "checkpoint: were they on NVMe?"
             )
         own = split(layout, base["state"].get(id_, {}))
-        found.append(
+        states.append(
             (layout, State({FP32_WEIGHT_KEY: weights.detach(), **own.elements}, own.shared))
         )
-    return found
+    return states
 
 
 def replace_slices(

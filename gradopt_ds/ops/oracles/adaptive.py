@@ -218,7 +218,7 @@ def by_cholesky(r: Tensor, low: Tensor, until: float) -> tuple[Tensor, Tensor]:
         todo = slice(None) if bool(rest.all()) else rest
         a, b, c, low[todo] = halley(low[todo])
         # The step multiplies X by near I + far W, with W = (I + cR)^-1.
-        near, far, c = (one.to(r.dtype) for one in (b / c, a - b / c, c))
+        near, far, c = (weight.to(r.dtype) for weight in (b / c, a - b / c, c))
         factor, _ = torch.linalg.cholesky_ex(plus_identity(c * r[todo], 1))
         w = torch.cholesky_inverse(factor)
         before = q[todo]

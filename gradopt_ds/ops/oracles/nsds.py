@@ -51,7 +51,7 @@ class NSDS(Oracle):
         identity = torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
         z = identity.expand_as(y)
         for _ in range(self.steps):
-            diagonal_y, diagonal_z = (one.diagonal(dim1=-2, dim2=-1) for one in (y, z))
+            diagonal_y, diagonal_z = (matrices.diagonal(dim1=-2, dim2=-1) for matrices in (y, z))
             z = self.beta * (3 * identity - diagonal_z[..., :, None] * y)
             z = z * diagonal_z[..., None, :]
             y = self.beta * y * (3 - diagonal_z * diagonal_y)[..., None, :]

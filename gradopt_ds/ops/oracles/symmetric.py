@@ -36,7 +36,7 @@ def symmetric_matmul(
     out = a.new_empty(*a.shape[:-1], m)
     # Without a term to add, a factor of 0 has BLAS ignore what the memory holds.
     term, factor = (out, 0.0) if plus is None else (plus, times)
-    flat = (one.reshape(-1, *one.shape[-2:]) for one in (out, term, a, b))
+    flat = (matrices.reshape(-1, *matrices.shape[-2:]) for matrices in (out, term, a, b))
     for target, added, left, right in zip(*flat, strict=True):
         for start in range(0, m, BLOCK):
             rows, known = slice(start, start + BLOCK), slice(0, start + BLOCK)
@@ -70,5 +70,5 @@ def matmul_plus(
     """
     if plus is None:
         return scale * (a @ b) if scale != 1 else a @ b
-    flat = (one.reshape(-1, *one.shape[-2:]) for one in (plus, a, b))
+    flat = (matrices.reshape(-1, *matrices.shape[-2:]) for matrices in (plus, a, b))
     return torch.baddbmm(*flat, beta=times, alpha=scale).view(plus.shape)

@@ -38,9 +38,9 @@ def local_files(data: str) -> dict[str, list[str]]:
     path = Path(data).expanduser()
     if path.is_dir():
         for layout in _LAYOUTS:
-            found = {split: _text_files(path.glob(pattern)) for split, pattern in layout.items()}
-            if found["train"]:
-                return {split: files for split, files in found.items() if files}
+            splits = {split: _text_files(path.glob(pattern)) for split, pattern in layout.items()}
+            if splits["train"]:
+                return {split: files for split, files in splits.items() if files}
         raise PretrainError(f"{data} holds no .txt, .json, .jsonl or .parquet file: check --data")
     files = sorted(glob.glob(str(path), recursive=True))
     if not files:
@@ -83,19 +83,19 @@ def digest(files: Sequence[str], limit: int = _DIGESTED) -> str:
     Raises:
         PretrainError: a file cannot be read.
     """
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     blocks = max(2, limit // _BLOCK // max(1, len(files)))
     for name in files:
         try:
-            _add(found, Path(name), blocks)
+            _add(hasher, Path(name), blocks)
         except OSError as error:
             raise PretrainError(f"cannot read {name}: {error.strerror}") from None
-    return found.hexdigest()[:16]
+    return hasher.hexdigest()[:16]
 
 
-def _add(found: "hashlib._Hash", path: Path, blocks: int) -> None:
+def _add(hasher: "hashlib._Hash", path: Path, blocks: int) -> None:
     size = path.stat().st_size
-    found.update(f"{path.name}\0{size}\0".encode())
+    hasher.update(f"{path.name}\0{size}\0".encode())
     with path.open("rb") as stream:
         last = max(0, size - _BLOCK)
         whole = size <= blocks * _BLOCK
@@ -104,8 +104,8 @@ def _add(found: "hashlib._Hash", path: Path, blocks: int) -> None:
         )
         for start in starts:
             stream.seek(start)
-            found.update(stream.read(_BLOCK))
+            hasher.update(stream.read(_BLOCK))
 
 
 def _text_files(paths: Iterable[Path]) -> list[str]:
-    return sorted(str(one) for one in paths if one.is_file() and kind(one.name) in FORMATS)
+    return sorted(str(path) for path in paths if path.is_file() and kind(path.name) in FORMATS)

@@ -103,8 +103,8 @@ class PackedSequences:
         return {
             "documents": self._documents.state_dict(),
             "rest": list(self._packer.rest),
-            "ready": [one.copy() for one in self._ready],
-            "buffer": [one.copy() for one in self._buffer],
+            "ready": [sequence.copy() for sequence in self._ready],
+            "buffer": [sequence.copy() for sequence in self._buffer],
             "draw": self._draw.bit_generator.state,
         }
 
@@ -112,6 +112,6 @@ class PackedSequences:
         """Go on exactly where ``state`` was taken."""
         self._documents.load_state_dict(state["documents"])
         self._packer.rest = list(state["rest"])
-        self._ready = [one.copy() for one in state["ready"]]
-        self._buffer = [one.copy() for one in state["buffer"]]
+        self._ready = [sequence.copy() for sequence in state["ready"]]
+        self._buffer = [sequence.copy() for sequence in state["buffer"]]
         self._draw.bit_generator.state = state["draw"]

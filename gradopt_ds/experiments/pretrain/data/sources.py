@@ -107,8 +107,8 @@ def _load(path: str, *name: str | None, **options: Any) -> Mapping[str, Iterable
 
 
 def _format(files: Sequence[str]) -> str:
-    kinds = {kind(one) for one in files}
-    formats = {FORMATS.get(one, "") for one in kinds}
+    kinds = {kind(file) for file in files}
+    formats = {FORMATS.get(ending, "") for ending in kinds}
     if len(formats) != 1 or "" in formats:
         raise PretrainError(
             f"cannot read files of kinds {sorted(kinds)} together: give --data one kind out of "
