@@ -152,14 +152,14 @@ def test_random_layouts_are_exchanged_exactly() -> None:
             polar = oracle(x, across)
             return polar, nuclear_norm(x, polar, across)
 
-        found = torch.full_like(slice_, torch.nan)
-        for update in exchange(found, slice_, rule):
-            update.target(found).copy_(update.direction * update.scale)
+        actual = torch.full_like(slice_, torch.nan)
+        for update in exchange(actual, slice_, rule):
+            update.target(actual).copy_(update.direction * update.scale)
         for index, whole in enumerate(wholes):
             polar, norm = rule(whole, WHOLE)
             if piece := layout.piece(index, rank):
                 expected = (polar * norm).flatten()[piece.matrix_start : piece.matrix_stop]
-                torch.testing.assert_close(found[piece.in_slice], expected, rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(actual[piece.in_slice], expected, rtol=1e-4, atol=1e-4)
 
 
 @distributed(2, 3)

@@ -119,21 +119,21 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
         own = folder / str(number)
         own.mkdir()
         lines[name] = [*base, "--output", str(own / "out"), *prepare(own)]
-    given, found = folder / "lines.json", folder / "found.json"
+    given, results_file = folder / "lines.json", folder / "found.json"
     given.write_text(json.dumps(lines))
-    command = [sys.executable, "-m", "tests.e2e.refusals_worker", str(given), str(found)]
+    command = [sys.executable, "-m", "tests.e2e.refusals_worker", str(given), str(results_file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
-    results: dict[str, dict[str, Any]] = json.loads(found.read_text())
+    results: dict[str, dict[str, Any]] = json.loads(results_file.read_text())
     return results
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_mistake_is_one_line_and_status_2(results: dict[str, dict[str, Any]], name: str) -> None:
-    told = results[name]
-    assert told["status"] == 2, told["stderr"]
-    assert "Traceback" not in told["stderr"]
-    last = told["stderr"].strip().splitlines()[-1]
+    result = results[name]
+    assert result["status"] == 2, result["stderr"]
+    assert "Traceback" not in result["stderr"]
+    last = result["stderr"].strip().splitlines()[-1]
     assert last.startswith("error: ")
-    assert told["stderr"].count("\nerror: ") == 0
+    assert result["stderr"].count("\nerror: ") == 0
     assert re.search(CASES[name][1], last), last

@@ -61,8 +61,8 @@ def test_blocks_are_the_rows_of_every_matrix(
     x = torch.arange(np.prod(shape)).view(shape)
     expected = [part for matrix in x.view(-1, *shape[-2:]) for part in matrix.split(sizes)]
     blocks = blocks_of(shape, sizes)
-    found = [x.flatten()[b.where].view(b.rows, b.columns) for b in blocks]
-    assert all(map(torch.equal, found, expected)) and len(found) == len(expected)
+    actual = [x.flatten()[b.where].view(b.rows, b.columns) for b in blocks]
+    assert all(map(torch.equal, actual, expected)) and len(actual) == len(expected)
     if len(set(sizes)) == 1:
         assert blocks_of(shape, len(sizes)) == blocks
 
@@ -85,14 +85,14 @@ def test_parts_must_add_up(split: int | list[int]) -> None:
 def test_the_blocks_of_stacked_experts_are_what_the_model_multiplies_with(kind: str) -> None:
     """Each expert's output from its own three blocks alone, against the model's own forward."""
     model = mixture(kind)
-    blocks = {one.name: one.blocks for one in assign_rules(model).values()}
+    blocks = {assignment.name: assignment.blocks for assignment in assign_rules(model).values()}
     prefix = "model.layers.1.mlp.experts"
     experts = model.get_submodule(prefix)
 
     def matrices(name: str) -> list[Tensor]:
         flat = getattr(experts, name).detach().flatten()
-        found = blocks[f"{prefix}.{name}"]
-        return [flat[b.where].view(b.rows, b.columns) for b in found]
+        own = blocks[f"{prefix}.{name}"]
+        return [flat[b.where].view(b.rows, b.columns) for b in own]
 
     x = torch.randn(7, COMMON["hidden_size"])
     gate_up, down = matrices("gate_up_proj"), matrices("down_proj")
@@ -161,7 +161,7 @@ def test_experts_as_separate_layers_are_matrices() -> None:
     """As they always were; their router is not, though it is a linear layer too."""
     rules = {a.name: a for a in assign_rules(SeparateExperts()).values()}
     assert rules["gate.weight"].reason == "router or gate of experts"
-    matrices = {name for name, one in rules.items() if one.rule == "matrix"}
+    matrices = {name for name, assignment in rules.items() if assignment.rule == "matrix"}
     assert matrices == {f"experts.{i}.{n}.weight" for i in range(3) for n in ("gate", "down")}
 
 

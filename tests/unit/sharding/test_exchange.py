@@ -106,8 +106,8 @@ def test_exchange_equals_the_whole_computation(
         for piece in pieces:
             part = update[piece.matrix_start : piece.matrix_stop]
             expected[piece.rank, piece.in_slice] = part
-    found = torch.stack(on_ranks(layout.world_size, work))
-    assert torch.equal(found, expected)
+    actual = torch.stack(on_ranks(layout.world_size, work))
+    assert torch.equal(actual, expected)
 
 
 def test_scales_travel_exactly() -> None:

@@ -87,7 +87,8 @@ def test_the_tokenizer_decides_the_vocabulary() -> None:
 def test_the_seed_decides_the_weights() -> None:
     config = model_config(CONFIGS / "tiny.json", vocab_size=320)
     first, again, other = (
-        torch.cat([one.flatten() for one in build(config, seed).parameters()]) for seed in (1, 1, 2)
+        torch.cat([param.flatten() for param in build(config, seed).parameters()])
+        for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

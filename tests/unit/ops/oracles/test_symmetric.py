@@ -27,8 +27,8 @@ def commuting(batch: tuple[int, ...], m: int, dtype: torch.dtype) -> tuple[Tenso
     return a.to(dtype), (3 * a - a @ a).to(dtype)
 
 
-def off(found: Tensor, wanted: Tensor) -> float:
-    return float((found.double() - wanted).norm() / wanted.norm())
+def off(actual: Tensor, wanted: Tensor) -> float:
+    return float((actual.double() - wanted).norm() / wanted.norm())
 
 
 @settings(deadline=None, max_examples=25)
@@ -45,14 +45,14 @@ def test_gram_matrices(
     x = torch.randn(*batch, m, k, dtype=dtype)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(symmetric, "LEAST", least)
-        found = symmetric_matmul(x, x.mT)
-    assert found.shape == (*batch, m, m)
-    assert found.dtype == dtype
-    assert off(found, x.double() @ x.double().mT) < 4e-7
+        actual = symmetric_matmul(x, x.mT)
+    assert actual.shape == (*batch, m, m)
+    assert actual.dtype == dtype
+    assert off(actual, x.double() @ x.double().mT) < 4e-7
     if m >= least:
         block = torch.arange(m) // symmetric.BLOCK
         mirrored = block[:, None] != block
-        assert torch.equal(found[..., mirrored], found.mT[..., mirrored])
+        assert torch.equal(actual[..., mirrored], actual.mT[..., mirrored])
 
 
 @pytest.mark.parametrize("m", [5, 511, 512, 513, 640, 700])

@@ -38,12 +38,12 @@ def c4_like(root: Path, shards: int) -> str:
 
 def epoch(settings: RunSettings, rank: int = 0, ranks: int = 1) -> list[str]:
     documents = TrainingDocuments(settings, rank, ranks)
-    found = []
+    texts = []
     while True:
         text = next(documents)
         if documents.epoch:
-            return found
-        found.append(text)
+            return texts
+        texts.append(text)
 
 
 @pytest.mark.parametrize("shards", [1, 3, 4])
@@ -77,9 +77,9 @@ def test_text_files_are_cut_at_empty_lines(make: Make, tmp_path: Path) -> None:
         lines = [f"{name} paragraph {number}\nsecond line" for number in range(40)]
         (tmp_path / name).write_text("\n\n".join(lines))
     settings = make(data=str(tmp_path / "*.txt"))
-    found = epoch(settings) + list(validation_texts(settings))
-    assert len(found) == 80
-    assert "a.txt paragraph 0\nsecond line" in {text.strip() for text in found}
+    texts = epoch(settings) + list(validation_texts(settings))
+    assert len(texts) == 80
+    assert "a.txt paragraph 0\nsecond line" in {text.strip() for text in texts}
 
 
 def test_a_jsonl_file_with_another_column(make: Make, tmp_path: Path) -> None:
