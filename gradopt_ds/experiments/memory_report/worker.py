@@ -16,7 +16,7 @@ import gradopt_ds  # noqa: F401  makes SWAN, PolarGrad, … known to DeepSpeed's
 from gradopt_ds.experiments.common import models
 from gradopt_ds.experiments.common.host_memory import watch_residence
 from gradopt_ds.experiments.common.process_end import end_process
-from gradopt_ds.experiments.common.processes import start_processes
+from gradopt_ds.experiments.common.processes import print_on_rank_0, start_processes
 from gradopt_ds.experiments.memory_report.settings import MeasureSettings
 from gradopt_ds.memory.live import existing_tensors
 from gradopt_ds.memory.moments import Moments, peak_bytes, reset_peak, resident_bytes
@@ -58,7 +58,7 @@ def run(settings: MeasureSettings) -> dict[str, Any]:
     )
     del model
     building = peak_bytes(device)
-    _say("engine built")
+    print_on_rank_0("engine built")
     reset_peak(device)
     moments, seconds = Moments(engine, before), []
     for step in range(settings.steps):
@@ -71,7 +71,9 @@ def run(settings: MeasureSettings) -> dict[str, Any]:
             moments.take("backward")
             engine.step()
         seconds.append(time.perf_counter() - started)
-        _say(f"step {step + 1} of {settings.steps}: {seconds[-1]:.1f} s, loss {loss.item():.3f}")
+        print_on_rank_0(
+            f"step {step + 1} of {settings.steps}: {seconds[-1]:.1f} s, loss {loss.item():.3f}"
+        )
     moments.take("rest")
     return {
         "moments": moments.taken,
@@ -80,11 +82,6 @@ def run(settings: MeasureSettings) -> dict[str, Any]:
         "training": peak_bytes(device) - imported,
         "seconds": seconds,
     }
-
-
-def _say(message: str) -> None:
-    if dist.get_rank() == 0:
-        print(message, flush=True)
 
 
 if __name__ == "__main__":
