@@ -34,8 +34,11 @@ class PolarGrad(MatrixOptimizer):
         M \leftarrow \beta M + (1-\beta)G, \quad
         X \leftarrow (1 - \eta\lambda)X - \eta\,\|M\|_*^a\,U
 
-    Polar first: :math:`G = UH,\ M \leftarrow \beta M + (1-\beta)U,\
-    X \leftarrow (1 - \eta\lambda)X - \eta\,\|G\|_*^a\,M`.
+    Polar first (with :math:`G = UH`):
+
+    .. math::
+        M \leftarrow \beta M + (1-\beta)U, \quad
+        X \leftarrow (1 - \eta\lambda)X - \eta\,\|G\|_*^a\,M
 
     Source: arXiv 2505.21799, Algorithms 1-3. With the nuclear norm the learning rate has units
     of inverse curvature: it does not carry over between model sizes, nor from Muon.
@@ -47,7 +50,7 @@ class PolarGrad(MatrixOptimizer):
         momentum_order: whether the average is over gradients or over polar factors.
         nesterov: look ahead with ``(1 - beta) G + beta M`` (momentum first only).
         scale: factor of the polar factor of an m x n matrix: ``nuclear`` is ``||.||_*^a``,
-            ``none`` 1 (Muon), ``spectral`` sqrt(max(1, m/n)), ``rms`` 0.2 sqrt(max(m, n)).
+            ``none`` 1, ``spectral`` sqrt(max(1, m/n)) (Muon), ``rms`` 0.2 sqrt(max(m, n)).
         nuclear_exponent: a in [0, 1], spans Muon (0) to PolarGrad (1).
         weight_decay: decoupled weight decay lambda of the matrices.
         oracle: how the polar factor is computed: a name in :data:`gradopt_ds.ops.ORACLES`, or a
@@ -156,7 +159,7 @@ class Muon(PolarGrad):
         lr: learning rate.
         momentum: decay rate of the moving average.
         nesterov: look ahead before orthogonalising.
-        scale: ``none``, ``spectral`` (what ``torch.optim.Muon`` calls "original") or ``rms``, see
+        scale: ``spectral`` (what ``torch.optim.Muon`` calls "original"), ``rms`` or ``none``, see
             :class:`PolarGrad`.
         weight_decay: decoupled weight decay of the matrices.
         oracle: see :class:`PolarGrad`; Muon's own is ``newton_schulz``.
