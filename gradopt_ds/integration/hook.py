@@ -30,6 +30,7 @@ from gradopt_ds.integration.unsupported import (
     refuse_untested_base,
 )
 from gradopt_ds.integration.zero.attach import attach
+from gradopt_ds.integration.zero.discarded_gradients import discard_on_zero_grad
 from gradopt_ds.integration.zero.slicing import read_slices
 from gradopt_ds.integration.zero.unwritten_gradients import clear_unwritten_gradients
 from gradopt_ds.optim import GradPower, MatrixOptimizer
@@ -138,6 +139,7 @@ def _configure_optimizer(original: Any, engine: Any, *args: Any, **kwargs: Any) 
         slices = read_slices(engine.optimizer, optimizer)
         log_on_rank_0(attach(engine, optimizer, slices))
         clear_unwritten_gradients(engine.optimizer)
+        discard_on_zero_grad(engine.optimizer)
         record_in_state(engine, optimizer, slices)
 
 
