@@ -14,6 +14,7 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 from deepspeed.runtime.zero import utils as zero_utils
 from torch.optim import Optimizer
 
+from gradopt_ds.integration.checkpoints.configured import warn_of_lr_without_schedule
 from gradopt_ds.integration.checkpoints.files import Wanted
 from gradopt_ds.integration.checkpoints.recording import record_in_state
 from gradopt_ds.integration.checkpoints.resume import check_before_loading, load_universal
@@ -147,9 +148,12 @@ def _load_checkpoint_of_one_tag(
     original: Any, engine: Any, load_dir: str, tag: str | None = None, *args: Any, **kwargs: Any
 ) -> Any:
     """Load the same checkpoint on all ranks."""
-    if is_ours(engine.basic_optimizer):
-        tag = agree_on_tag(engine, load_dir, tag)
-    return original(engine, load_dir, tag, *args, **kwargs)
+    if not is_ours(engine.basic_optimizer):
+        return original(engine, load_dir, tag, *args, **kwargs)
+    tag = agree_on_tag(engine, load_dir, tag)
+    loaded = original(engine, load_dir, tag, *args, **kwargs)
+    warn_of_lr_without_schedule(engine)
+    return loaded
 
 
 def _load_checkpoint(
