@@ -10,6 +10,7 @@ from typing import Any
 import torch.distributed as dist
 
 import gradopt_ds  # noqa: F401  makes SWAN, PolarGrad, … known to DeepSpeed's JSON
+from gradopt_ds.experiments.common.launcher_watch import end_with_launcher
 from gradopt_ds.experiments.common.process_end import end_process
 from gradopt_ds.experiments.common.processes import start_processes
 from gradopt_ds.experiments.step_benchmark.measure import Measurement, measure
@@ -72,6 +73,7 @@ def _say(message: str) -> None:
 
 
 if __name__ == "__main__":
+    end_with_launcher()
     logging.getLogger("gradopt_ds").setLevel(logging.WARNING)
     main()
     end_process()
