@@ -72,8 +72,8 @@ class Run:
         self.training.load_state_dict(state["training"])
         self.step, self.elapsed, self.tokens = step, state["elapsed"], state["tokens"]
         self.history = state["history"]
-        if changed.trace:
-            self.history = [*self.history, {"after_step": step, "changed": changed.trace}]
+        if bent := changed.trace + changed.past:
+            self.history = [*self.history, {"after_step": step, "changed": bent}]
         if dist.get_rank() == 0:
             for sentence in changed.said + changed.trace:
                 print(f"changed since step {step}: {sentence}", flush=True)
