@@ -129,7 +129,7 @@ def use_configured(optimizer: Optimizer, lr_is_scheduled: bool) -> list[str]:
 
 
 def left_by_a_schedule(groups: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Groups whose ``lr`` is not the one they were given, in words."""
+    """Name the groups whose ``lr`` is not the one they were given, in words."""
     return [
         f"group {index}: lr is {group['lr']!r}, and was {group[BASE_LR]!r} before any schedule"
         for index, group in enumerate(groups)
