@@ -79,6 +79,11 @@ REFUSED: tuple[Setting, ...] = (
         lambda e: e.load_universal_checkpoint() and not e.zero_optimization(),
     ),
     (
+        # The files would have no checksums, and none of them could be loaded again.
+        '"checkpoint": {"checkpoint_serialization": false}',
+        lambda e: not e.checkpoint_serialization_enabled(),
+    ),
+    (
         '"fp16": {"fp16_master_weights_and_grads": true}',
         lambda e: e.fp16_master_weights_and_gradients(),
     ),

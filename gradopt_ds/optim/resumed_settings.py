@@ -109,13 +109,16 @@ def use_configured(optimizer: Optimizer, lr_is_scheduled: bool) -> list[str]:
     configured = configured_settings(optimizer)
     for index, (group, settings) in enumerate(zip(optimizer.param_groups, configured, strict=True)):
         held = settings_of(group)
+        is_scheduled = lr_is_scheduled or "initial_lr" in group
+        if "lr" in group and not is_scheduled:
+            held["lr"] = plain(group["lr"])  # where a schedule that is gone has left it
         for key, value in settings.items():
             if held[key] == value:
                 continue
-            if key == "lr" and (lr_is_scheduled or "initial_lr" in group):
+            if key == "lr" and is_scheduled:
                 changes.append(
-                    f"group {index}: lr is left to the scheduler, which began from {held[key]!r} "
-                    f"(configured: {value!r}); change it there"
+                    f"group {index}: lr is left to the scheduler (the saved group began from "
+                    f"{held[key]!r}, configured: {value!r}); what it does is set there"
                 )
                 continue
             changes.append(f"group {index}: {key} {value!r} from now on ({held[key]!r} before)")
@@ -123,6 +126,15 @@ def use_configured(optimizer: Optimizer, lr_is_scheduled: bool) -> list[str]:
             if key == "lr":
                 group[BASE_LR] = value
     return changes
+
+
+def left_by_a_schedule(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Name the groups whose ``lr`` is not the one they were given, in words."""
+    return [
+        f"group {index}: lr is {group['lr']!r}, and was {group[BASE_LR]!r} before any schedule"
+        for index, group in enumerate(groups)
+        if BASE_LR in group and group["lr"] != group[BASE_LR]
+    ]
 
 
 def plain(value: Any) -> Any:
@@ -167,5 +179,10 @@ def _differences(then: Settings, now: Settings) -> Iterator[str]:
             yield f"{key} goes on as {then[key]!r} (saved; nothing is configured)"
         elif then[key] != now[key] and key in FROM_CONFIG:
             yield f"{key} is {now[key]!r} as configured (saved: {then[key]!r})"
+        elif then[key] != now[key] and key == "lr":
+            yield (
+                f"lr goes on as {then[key]!r} (saved; configured: {now[key]!r}), unless a "
+                "scheduler sets it"
+            )
         elif then[key] != now[key]:
             yield f"{key} goes on as {then[key]!r} (saved; configured: {now[key]!r})"

@@ -68,6 +68,15 @@ case("unknown key of the optimizer", r"no key 'optimizer.parms'.*mean 'params'")
     config({"optimizer": {"type": "SWAN", "parms": {}}})
 )
 case("unknown key of ZeRO", "stge")(config({"zero_optimization": {"stge": 2}}))
+case("ZeRO's block is a list", "changed.json: DeepSpeed cannot read it: .*list")(
+    config({"zero_optimization": [2]})
+)
+case("unknown key of DeepSpeed's AdamW", "changed.json: .*'lrr'")(
+    config({"optimizer": {"type": "AdamW", "params": {"lrr": 1}}})
+)
+case("rate of DeepSpeed's AdamW is a word", "changed.json: .*'float'")(
+    config({"optimizer": {"type": "AdamW", "params": {"lr": "fast"}}})
+)
 case("unknown setting of the rule", "SWAN: unknown key 'lrr'; valid: .*alpha")(
     config({"optimizer": {"type": "SWAN", "params": {"lrr": 1}}})
 )
@@ -79,10 +88,10 @@ case("model too large", "needs about .* GiB of this host's memory for 1 rank")(m
 case("binary JSON", "is not JSON")(
     lambda folder: ["--deepspeed_config", file(folder, "binary.json", bytes(range(128, 256)))]
 )
-case("binary text", "cannot read --data .*UnicodeDecodeError")(
+case("binary text", r"cannot read \S*text.txt of --data .*UnicodeDecodeError")(
     data("text.txt", bytes(range(256)) * 40)
 )
-case("broken JSON line", "cannot read --data")(
+case("broken JSON line", r"cannot read \S*lines.jsonl of --data")(
     data("lines.jsonl", '{"text": "to be or not to be"}\n{"text": "unfinish\n')
 )
 case("text is a number", "has 7 where text is wanted, in the column 'text'")(
@@ -99,6 +108,9 @@ case("output is a file", "--output .* cannot be written")(
 )
 case("output under a file", "--output .* cannot be written")(
     lambda folder: ["--output", file(folder, "taken2", "") + "/runs"]
+)
+case("cache is a file", "--cache .*: name a folder that can be written")(
+    lambda folder: ["--cache", file(folder, "taken", "")]
 )
 case("unknown flag", "unrecognized arguments: --stepps")(lambda _: ["--stepps", "3"])
 case("no steps", "--steps: .*greater than or equal to 1")(lambda _: ["--steps", "0"])

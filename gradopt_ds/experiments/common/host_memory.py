@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from gradopt_ds.experiments.common.control_groups import allowed_bytes
 from gradopt_ds.memory.estimate import Estimate
 from gradopt_ds.memory.moments import resident_bytes
 
@@ -28,9 +29,11 @@ class NotEnoughMemoryError(RuntimeError):
 
 
 def available_bytes() -> int:
-    """Count the bytes of the host's memory that can be had without swapping."""
+    """Count the bytes of memory that can be had without swapping, in a container or job too."""
     lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
-    return int(lines["MemAvailable"].split()[0]) * 1024
+    there = int(lines["MemAvailable"].split()[0]) * 1024
+    allowed = allowed_bytes()
+    return there if allowed is None else min(there, allowed)
 
 
 def check(name: str, estimate: Estimate, ranks: int) -> None:

@@ -24,7 +24,7 @@ def model_config(
 
     Raises:
         PretrainError: unknown ``model_type`` or key, sequences longer than the model's positions,
-            or a load-balancing loss that would not be computed.
+            a load-balancing loss that would not be computed, or values that make no model.
     """
     values = load(path)
     kind = values.pop("model_type", None)
@@ -42,11 +42,18 @@ def model_config(
             f'{path} has experts, and without "output_router_logits": true transformers leaves '
             'their load-balancing loss out: add it, or set "router_aux_loss_coef": 0.0'
         )
-    if sequence_length > config.max_position_embeddings:
+    positions = getattr(config, "max_position_embeddings", None)  # not every model counts them
+    if positions is not None and sequence_length > positions:
         raise PretrainError(
             f"--sequence-length {sequence_length} exceeds max_position_embeddings "
-            f"{config.max_position_embeddings} of {path}: shorten the one or raise the other"
+            f"{positions} of {path}: shorten the one or raise the other"
         )
+    try:
+        on_meta(config)
+    except Exception as error:  # torch's, for sizes that make no tensor, or transformers'
+        raise PretrainError(
+            f"{path} makes no model: {type(error).__name__}: {reason(error)}"
+        ) from None
     return config
 
 

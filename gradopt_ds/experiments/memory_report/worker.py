@@ -15,6 +15,7 @@ from deepspeed.accelerator import get_accelerator
 import gradopt_ds  # noqa: F401  makes SWAN, PolarGrad, … known to DeepSpeed's JSON
 from gradopt_ds.experiments.common import models
 from gradopt_ds.experiments.common.host_memory import watch_residence
+from gradopt_ds.experiments.common.launcher_watch import end_with_launcher
 from gradopt_ds.experiments.common.process_end import end_process
 from gradopt_ds.experiments.common.processes import print_on_rank_0, start_processes
 from gradopt_ds.experiments.memory_report.settings import MeasureSettings
@@ -85,6 +86,7 @@ def run(settings: MeasureSettings) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    end_with_launcher()
     logging.getLogger("gradopt_ds").setLevel(logging.WARNING)
     main()
     end_process()

@@ -11,13 +11,15 @@ from torch.optim import Optimizer
 
 from gradopt_ds.experiments.common.errors import PretrainError
 from gradopt_ds.experiments.common.json_file import load
+from gradopt_ds.experiments.pretrain.json_values import (
+    ACCUMULATION,
+    MICRO,
+    TRAIN,
+    refuse_wrong_values,
+)
 from gradopt_ds.experiments.pretrain.settings import RunSettings
 from gradopt_ds.integration.config_keys import refuse_unknown_config_keys
 from gradopt_ds.integration.registry import GRAD_POWER, OPTIMIZERS, canonical_name
-
-TRAIN = "train_batch_size"
-MICRO = "train_micro_batch_size_per_gpu"
-ACCUMULATION = "gradient_accumulation_steps"
 
 
 def read(settings: RunSettings, ranks: int) -> dict[str, Any]:
@@ -25,20 +27,20 @@ def read(settings: RunSettings, ranks: int) -> dict[str, Any]:
 
     Raises:
         PretrainError: the JSON cannot be read, has a key that DeepSpeed would ignore, names no
-            optimizer that there is, carries a scheduler, has checkpoints written in the
-            background, or its batch sizes do not fit the ranks.
+            optimizer that there is, has a value that is out of range, carries a scheduler, has
+            checkpoints written in the background, or its batch sizes do not fit the ranks.
     """
     config = load(settings.deepspeed_config)
     for item in settings.override:
         override(config, item)
     _check_keys(config, settings)
+    refuse_wrong_values(config, settings.deepspeed_config)
     if "scheduler" in config:
         raise PretrainError(
             f"{settings.deepspeed_config} has a 'scheduler' block, but the schedule of this run is "
             "set by --schedule and --warmup-steps: remove the block"
         )
-    writer = (config.get("checkpoint") or {}).get("writer") or {}
-    if writer.get("decoupled") or config.get("datastates_ckpt", False) is not False:
+    if _has_decoupled_writer(config) or config.get("datastates_ckpt", False) is not False:
         raise PretrainError(
             f"{settings.deepspeed_config} has checkpoints written in the background ('decoupled', "
             "'datastates_ckpt'); a run killed meanwhile would resume from half of one: remove the "
@@ -56,6 +58,12 @@ def read(settings: RunSettings, ranks: int) -> dict[str, Any]:
     return config
 
 
+def _has_decoupled_writer(config: Mapping[str, Any]) -> bool:
+    block = config.get("checkpoint")
+    writer = block.get("writer") if isinstance(block, Mapping) else None
+    return isinstance(writer, Mapping) and bool(writer.get("decoupled"))
+
+
 def _check_keys(config: Mapping[str, Any], settings: RunSettings) -> None:
     try:
         refuse_unknown_config_keys(config)
@@ -69,8 +77,9 @@ def _check_keys(config: Mapping[str, Any], settings: RunSettings) -> None:
             f"one of {', '.join(optimizer_names())}"
         )
     if not is_known_optimizer(name):
-        near = get_close_matches(name, optimizer_names(), n=1)
-        guess = f" (did you mean {near[0]}?)" if near else ""
+        spellings = {known.lower(): known for known in reversed(optimizer_names())}
+        near = get_close_matches(name.lower(), spellings, n=1)
+        guess = f" (did you mean {spellings[near[0]]}?)" if near else ""
         raise PretrainError(
             f"{settings.deepspeed_config} names the optimizer {name!r}, which there is not{guess}: "
             f"valid are {', '.join(optimizer_names())}"
@@ -95,7 +104,10 @@ def _torch_names() -> list[str]:
     return [
         name
         for name, value in vars(torch.optim).items()
-        if isinstance(value, type) and issubclass(value, Optimizer) and value is not Optimizer
+        if isinstance(value, type)
+        and issubclass(value, Optimizer)
+        # LBFGS needs a closure and SparseAdam sparse gradients; DeepSpeed gives neither.
+        and name not in ("Optimizer", "LBFGS", "SparseAdam")
     ]
 
 

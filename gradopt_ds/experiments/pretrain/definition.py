@@ -46,11 +46,14 @@ class Changes:
         fixed: what can never change.
         trace: what changes only where the user accepts it.
         said: what may change.
+        past: of that, what the steps before were taken with, so that no settings give the whole
+            run again.
     """
 
     fixed: list[str] = field(default_factory=list)
     trace: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
+    past: list[str] = field(default_factory=list)
 
 
 def definition(
@@ -100,6 +103,8 @@ def changes(saved: Definition, now: Definition, step: int) -> Changes:
                 result.fixed.append(sentence)
             elif name in said or _is_said_in_json(name):
                 result.said.append(sentence)
+                if name == _WARMUP:
+                    result.past.append(sentence)
             else:
                 result.trace.append(sentence)
     return result

@@ -56,7 +56,7 @@ def host_bytes(
     try:
         setup = Setup(**read_setup(config, ranks), sequence_length=sequence_length)
         trained = estimate(on_meta(shape), config["optimizer"], setup)
-    except ValueError:  # not known to the estimate
+    except (ValueError, TypeError):  # not known to the estimate
         return built
     on_host = trained.total if get_accelerator().device_name() == "cpu" else trained.host
     return max(built, on_host)

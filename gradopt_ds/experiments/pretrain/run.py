@@ -20,6 +20,7 @@ from gradopt_ds.experiments.pretrain.data.open import open_data
 from gradopt_ds.experiments.pretrain.data.packing import PackedSequences
 from gradopt_ds.experiments.pretrain.definition import Changes, Definition, changes, definition
 from gradopt_ds.experiments.pretrain.host_fit import refuse_what_cannot_fit
+from gradopt_ds.experiments.pretrain.json_values import refuse_unparsable
 from gradopt_ds.experiments.pretrain.settings import RunSettings
 from gradopt_ds.experiments.pretrain.trained import kept_from_checkpoint
 
@@ -71,8 +72,8 @@ class Run:
         self.training.load_state_dict(state["training"])
         self.step, self.elapsed, self.tokens = step, state["elapsed"], state["tokens"]
         self.history = state["history"]
-        if changed.trace:
-            self.history = [*self.history, {"after_step": step, "changed": changed.trace}]
+        if bent := changed.trace + changed.past:
+            self.history = [*self.history, {"after_step": step, "changed": bent}]
         if dist.get_rank() == 0:
             for sentence in changed.said + changed.trace:
                 print(f"changed since step {step}: {sentence}", flush=True)
@@ -108,6 +109,7 @@ def assemble(settings: RunSettings) -> Run:
     """
     rank, ranks = dist.get_rank(), dist.get_world_size()
     config = deepspeed_json.read(settings, ranks)
+    refuse_unparsable(config, settings.deepspeed_config)
     data = open_data(settings, rank, ranks)
     shape = models.model_config(settings.model, data.vocabulary, settings.sequence_length)
     refuse_what_cannot_fit(shape, config, settings.sequence_length)
@@ -133,8 +135,11 @@ def _engine(settings: RunSettings, config: dict[str, Any], model: Any) -> DeepSp
             config=config,
             lr_scheduler=schedule.scheduler(settings.schedule, settings.steps, settings.warmup),
         )
-    except (ValueError, NotImplementedError, AssertionError, DeepSpeedConfigError) as error:
-        # What DeepSpeed and this library refuse a JSON with.
+    except (
+        ValueError, NotImplementedError, AssertionError, DeepSpeedConfigError, TypeError, NameError
+    ) as error:  # fmt: skip
+        # What DeepSpeed and this library refuse a JSON with; TypeError: its optimizers do, by a
+        # key or type that their constructors do not know; NameError: for want of a package.
         raise PretrainError(f"{settings.deepspeed_config}: {reason(error)}") from error
     return engine
 

@@ -8,6 +8,7 @@ from deepspeed import DeepSpeedEngine
 from torch import Tensor
 
 from gradopt_ds.optim.param_groups import AUX, MATRIX
+from gradopt_ds.optim.resumed_settings import FROM_CONFIG
 
 Group = Mapping[str, Any]
 
@@ -55,6 +56,8 @@ def _as_aux(group: Group) -> Group:
 
 
 def _live(key: str, asked: Any, group: Group) -> Any:
+    if key in FROM_CONFIG:  # loading leaves it as the JSON has it
+        return asked
     # A schedule moves `lr`; its peak is what the JSON means.
     name = "initial_lr" if key == "lr" and "initial_lr" in group else key
     value = group.get(name, asked)

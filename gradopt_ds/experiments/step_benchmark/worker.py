@@ -10,6 +10,7 @@ from typing import Any
 import torch.distributed as dist
 
 import gradopt_ds  # noqa: F401  makes SWAN, PolarGrad, … known to DeepSpeed's JSON
+from gradopt_ds.experiments.common.launcher_watch import end_with_launcher
 from gradopt_ds.experiments.common.process_end import end_process
 from gradopt_ds.experiments.common.processes import print_on_rank_0, start_processes
 from gradopt_ds.experiments.step_benchmark.measure import Measurement, measure
@@ -67,6 +68,7 @@ def _calibrate(name: str, settings: BenchSettings) -> tuple[Candidate, dict[str,
 
 
 if __name__ == "__main__":
+    end_with_launcher()
     logging.getLogger("gradopt_ds").setLevel(logging.WARNING)
     main()
     end_process()

@@ -77,20 +77,30 @@ def sample(documents: TrainingDocuments) -> list[str]:
 
 
 def cached(texts: list[str], vocab_size: int, directory: Path) -> str:
-    """Make the ``tokenizer.json`` for these texts and size, or read it from ``directory``."""
+    """Make the ``tokenizer.json`` for these texts and size, or read it from ``directory``.
+
+    Raises:
+        PretrainError: ``directory`` cannot be read or written.
+    """
     digest = hashlib.sha256(f"bpe {vocab_size}\0".encode())
     for text in texts:
         digest.update(text.encode())
         digest.update(b"\0")
     path = directory / f"bpe-{vocab_size}-{digest.hexdigest()[:16]}.json"
-    if path.is_file():
-        return path.read_text()
-    trained = train(texts, vocab_size).to_str()
-    directory.mkdir(parents=True, exist_ok=True)
-    # Renamed into place: a run killed here must not leave half a tokenizer to the next one.
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(trained)
-    unfinished.replace(path)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)  # known to work before training takes its time
+        if path.is_file():
+            return path.read_text()
+        trained = train(texts, vocab_size).to_str()
+        # Renamed into place: a run killed here must not leave half a tokenizer to the next one.
+        unfinished = path.with_suffix(f".{os.getpid()}")
+        unfinished.write_text(trained)
+        unfinished.replace(path)
+    except OSError as error:
+        raise PretrainError(
+            f"--cache {directory}: {error.strerror}: {error.filename}: name a folder that can be "
+            "written"
+        ) from None
     return trained
 
 

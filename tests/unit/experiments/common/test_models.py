@@ -105,6 +105,9 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         ("[]", "must hold a JSON object"),
         ('{"model_type": "llama", "num_hidden_layer": 2}', "did you mean 'num_hidden_layers'"),
         ('{"model_type": "llama", "hidden_size": "wide"}', "hidden_size"),
+        ('{"model_type": "llama", "hidden_size": -32}', "makes no model: .*negative"),
+        ('{"model_type": "llama", "hidden_act": "silly"}', "makes no model: .*silly"),
+        ('{"model_type": "vit"}', "makes no model"),
     ):
         path.write_text(text)
         with pytest.raises(PretrainError, match=complaint):

@@ -32,6 +32,9 @@ def test_the_launchers_local_rank_is_let_pass(make: Make) -> None:
         ("--warmup-steps", "999", "exceeds steps"),
         ("--model", "nowhere.json", "is not a file"),
         ("--override", "nothing", "KEY=VALUE"),
+        ("--output", "", "--output: the path is empty"),
+        ("--data", "", "--data: .*at least 1 character"),
+        ("--seed", str(2**64), "--seed: .*less than"),
     ],
 )
 def test_a_wrong_value_names_its_flag(make: Make, flag: str, value: str, complaint: str) -> None:

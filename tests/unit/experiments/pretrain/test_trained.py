@@ -8,10 +8,11 @@ AUX = {"lr": 0.001, "initial_lr": 0.02, "lr_scale": 0.1, "betas": (0.9, 0.95)}
 
 def test_groups_beat_what_was_asked_for() -> None:
     asked = {"lr": 0.5, "momentum": 0.8, "oracle": "svd", "aux": {"lr": 0.5, "betas": [0.9, 0.99]}}
-    assert live_params(asked, OWN, AUX) == {
+    own = {**OWN, "oracle": {"type": "svd", "dtype": None}}
+    assert live_params(asked, own, AUX) == {
         "lr": 0.02,
         "momentum": 0.9,
-        "oracle": "svd",  # in no group
+        "oracle": "svd",  # which loading leaves as configured
         "aux": {"lr": 0.02 * 0.1, "betas": (0.9, 0.95)},
     }
 

@@ -140,6 +140,25 @@ def test_what_cannot_be_read_is_named(make: Make, tmp_path: Path) -> None:
         epoch(make(data=str(tmp_path / "a.pdf")))
 
 
+def test_the_broken_file_of_a_folder_is_named(make: Make, tmp_path: Path) -> None:
+    root = tmp_path / "three"
+    root.mkdir()
+    for name in "ac":
+        (root / f"{name}.jsonl").write_text('{"text": "to be or not to be"}\n' * 9)
+    (root / "b.jsonl").write_text('{"text": "to be"}\n{"text": broken\n')
+    with pytest.raises(PretrainError, match=r"cannot read \S*/three/b.jsonl of --data"):
+        epoch(make(data=str(root)))
+    (root / "b.jsonl").write_text("")
+    with pytest.raises(PretrainError, match="b.jsonl is empty: remove it"):
+        epoch(make(data=str(root / "b.jsonl")))
+
+
+def test_a_glob_takes_files_alone(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").mkdir()
+    (tmp_path / "b.jsonl").write_text('{"text": "to be or not to be"}\n' * 9)
+    assert epoch(make(data=str(tmp_path / "*.jsonl"))) == ["to be or not to be"] * 9
+
+
 def test_a_rank_without_documents_says_so(make: Make, tmp_path: Path) -> None:
     path = tmp_path / "one.jsonl"
     path.write_text(json.dumps({"text": "alone"}) + "\n")
