@@ -71,7 +71,7 @@ def _complete_offloaded_slices(wrapper: Any) -> None:
 
 
 def gradient_partitions(wrapper: Any) -> Mapping[int, Tensor]:
-    """Stage 3's buffers: ``ds_id`` of a parameter → this rank's part of its gradient."""
+    """Return stage 3's buffers: ``ds_id`` of a parameter → this rank's part of its gradient."""
     buffers: Mapping[int, Tensor] = (
         wrapper._DeepSpeedZeroOptimizer_Stage3__param_id_to_grad_partition
     )
