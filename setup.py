@@ -1,4 +1,4 @@
-"""The metadata is in ``pyproject.toml``; this face is for tools that still look for it here."""
+"""The metadata is in ``pyproject.toml``; this file is for tools that still look for it here."""
 
 from setuptools import setup
 

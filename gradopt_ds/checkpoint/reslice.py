@@ -51,21 +51,21 @@ def parameter_state(
     Raises:
         ValueError: the fragments do not make up the parameter, or their states differ.
     """
-    pieces = [
+    fragments = [
         (fragment, state)
         for layout, state in holders
         for fragment in layout.fragments
         if fragment.name == name
     ]
-    pieces.sort(key=lambda piece: piece[0].start)
-    ends = [0, *(fragment.in_parameter.stop for fragment, _ in pieces)]
-    starts = [*(fragment.start for fragment, _ in pieces), torch.Size(shape).numel()]
+    fragments.sort(key=lambda pair: pair[0].start)
+    ends = [0, *(fragment.in_parameter.stop for fragment, _ in fragments)]
+    starts = [*(fragment.start for fragment, _ in fragments), torch.Size(shape).numel()]
     if starts != ends:
         raise ValueError(f"the fragments of {name!r}, from {starts} to {ends}, are not all of it")
-    shared = _agreed([(f"a part of {name!r}", state) for _, state in pieces])
+    shared = _agreed([(f"a part of {name!r}", state) for _, state in fragments])
     elements = {
-        key: torch.cat([state.elements[key][fragment.in_slice] for fragment, state in pieces])
-        for key in pieces[0][1].elements
+        key: torch.cat([state.elements[key][fragment.in_slice] for fragment, state in fragments])
+        for key in fragments[0][1].elements
     }
     return State({key: flat.view(shape) for key, flat in elements.items()}, shared)
 

@@ -14,7 +14,7 @@ class DamagedFileError(ValueError):
 
 
 def require_intact(file: Path) -> None:
-    """Read a file once, in pieces, and compare the checksum of everything in it.
+    """Read a file once, block by block, and compare the checksum of everything in it.
 
     ``torch.save`` writes a zip archive with a CRC-32 of every tensor; ``torch.load`` does not look
     at them.
