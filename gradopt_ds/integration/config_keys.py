@@ -69,11 +69,11 @@ def known_keys() -> Mapping[str, frozenset[str]]:
 def _problem(block: str, key: str, valid: frozenset[str]) -> str:
     place = f"{block}.{key}" if block else key
     near = get_close_matches(key, valid, n=1)
-    homes = [name for name, keys in known_keys().items() if key in keys]
+    blocks = [name for name, keys in known_keys().items() if key in keys]
     if near:
         return f"DeepSpeed has no key {place!r} and would ignore it: did you mean {near[0]!r}?"
-    if homes:
-        where = f"in {homes[0]!r}" if homes[0] else "at the top"
+    if blocks:
+        where = f"in {blocks[0]!r}" if blocks[0] else "at the top"
         return f"DeepSpeed would ignore {place!r}: the key belongs {where}"
     return (
         f"DeepSpeed has no key {place!r} and would ignore it: remove it (a comment's key may "

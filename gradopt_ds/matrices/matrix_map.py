@@ -105,7 +105,7 @@ class WholeMatrixMap:
 
         Raises:
             RuntimeError: it is not known which matrices lie in a parameter; it may be a flat slice
-                whose layout nobody gave.
+                whose layout was not given.
         """
         places: list[tuple[Tensor, Block]] = []
         matrices: list[Tensor] = []

@@ -266,7 +266,7 @@ class MatrixOptimizer(Optimizer, ABC):
 def _by_hand(
     params: Sequence[Tensor], rule: Rule, blocks: Iterable[Iterable[Block]] | None
 ) -> dict[Tensor, Assignment]:
-    """Return the assignments of a group that nobody has made from a model."""
+    """Make the assignments of a group that was not made from a model."""
     if rule == AUX:
         own: list[tuple[Block, ...]] = [()] * len(params)
     else:

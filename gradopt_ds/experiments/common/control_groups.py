@@ -29,14 +29,14 @@ V2 = Version("memory.max", "memory.current", "inactive_file")
 
 
 def allowed_bytes(own: Path = OWN, root: Path = ROOT) -> int | None:
-    """Bytes of memory that this process's control groups still allow; None without a limit.
+    """Count the bytes that this process's control groups still allow; None without a limit.
 
     Args:
         own: lists the control groups of the process.
         root: where they are mounted.
     """
     left = [_left(folder, version) for folder, version in _groups(own, root)]
-    return min((found for found in left if found is not None), default=None)
+    return min((size for size in left if size is not None), default=None)
 
 
 def _groups(own: Path, root: Path) -> Iterator[tuple[Path, Version]]:

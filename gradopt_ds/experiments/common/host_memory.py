@@ -18,7 +18,7 @@ from gradopt_ds.memory.moments import resident_bytes
 IMPORTS = 800 * 2**20
 """Bytes of a process that has imported torch, DeepSpeed and transformers."""
 SHARE = 0.95
-"""Of what is available; the rest is for what nobody foresees."""
+"""Of what is available; the rest is for what is not counted."""
 INTERVAL = 0.05  # seconds
 OUT_OF_MEMORY = 3
 MEMINFO = Path("/proc/meminfo")

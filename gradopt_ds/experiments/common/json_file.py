@@ -27,7 +27,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """As DeepSpeed reads a file; Python would take the last of two values, in silence."""
+    """Refuse a key that stands twice, as DeepSpeed does; Python would take its last value."""
     values = dict(pairs)
     if len(values) < len(pairs):
         keys = [key for key, _ in pairs]

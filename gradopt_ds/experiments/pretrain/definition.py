@@ -1,9 +1,8 @@
 """What defines a run, and what has changed in it since a checkpoint was saved.
 
 The definition is one flat mapping, saved with every checkpoint. What decides the weights' shapes or
-the order of the data can never change under a checkpoint. What bends the trace (optimizer,
-schedule, batch, precision) changes only with ``--accept-changes``. The rest is said, and that is
-all.
+the order of the data can never change under a checkpoint. What changes the trace (optimizer,
+schedule, batch, precision) may differ only with ``--accept-changes``. Others are printed.
 """
 
 import hashlib

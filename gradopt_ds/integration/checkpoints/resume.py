@@ -157,7 +157,7 @@ def _refuse_another_latest(folder: Path) -> None:
 
 
 def refuse_another_precision(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    """At stage 0 half precision has a wrapper with a state of its own, and fp32 has none.
+    """Refuse another precision: at stage 0 half precision has a wrapper state, and fp32 has none.
 
     Args:
         saved: the state of the optimizer in the file.
@@ -167,7 +167,7 @@ def refuse_another_precision(saved: Mapping[str, Any], current: Mapping[str, Any
         ValueError: one of them has the wrapper's.
     """
     then, now = (
-        "bf16 or fp16" if "dynamic_loss_scale" in one else "fp32" for one in (saved, current)
+        "bf16 or fp16" if "dynamic_loss_scale" in state else "fp32" for state in (saved, current)
     )
     if then != now:
         raise ValueError(

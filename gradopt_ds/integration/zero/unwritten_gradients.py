@@ -2,7 +2,7 @@
 
 DeepSpeed keeps gradients in buffers that outlive the step: at stage 3 this rank's part of every
 gradient, with offload the fp32 gradients in the host's memory too. A backward pass writes the
-parameters that it reached, and nobody clears the others: they step on the gradient of an earlier
+parameters that it reached, and the others are not cleared: they step on the gradient of an earlier
 step, which also counts in the gradient norm, and a later micro-batch adds to it. With offload,
 what an earlier micro-batch alone has written is not handed over when the step is due.
 """
@@ -71,7 +71,7 @@ def _complete_offloaded_slices(wrapper: Any) -> None:
 
 
 def gradient_partitions(wrapper: Any) -> Mapping[int, Tensor]:
-    """Stage 3's buffers: ``ds_id`` of a parameter → this rank's part of its gradient."""
+    """Return stage 3's buffers: ``ds_id`` of a parameter → this rank's part of its gradient."""
     buffers: Mapping[int, Tensor] = (
         wrapper._DeepSpeedZeroOptimizer_Stage3__param_id_to_grad_partition
     )

@@ -42,7 +42,7 @@ def local_files(data: str) -> dict[str, list[str]]:
             if splits["train"]:
                 return {split: files for split, files in splits.items() if files}
         raise PretrainError(f"{data} holds no .txt, .json, .jsonl or .parquet file: check --data")
-    files = sorted(one for one in glob.glob(str(path), recursive=True) if Path(one).is_file())
+    files = sorted(name for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
     if not files:
         raise PretrainError(
             f"--data {data!r} is no file, directory or glob that matches; the sources with a name "

@@ -60,7 +60,7 @@ def pack(
 class PackedSequences:
     """An endless stream of shuffled, packed sequences whose position is saved to the token.
 
-    ``datasets`` forgets the content of its shuffle buffer when it resumes, so the shuffling is
+    ``datasets`` does not save the content of its shuffle buffer, so the shuffling is
     done here, on sequences, in a buffer that is part of the state.
 
     Args:

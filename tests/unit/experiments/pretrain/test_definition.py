@@ -86,10 +86,10 @@ def test_what_only_reorders_additions_is_said(make: Make) -> None:
 def test_a_constant_schedule_may_go_on_past_its_end(make: Make) -> None:
     before = {"schedule": "constant", "steps": 100}
     longer = {"schedule": "constant", "steps": 200, "validate_every": 10}
-    found = changed(make, 100, before, **longer)
-    assert found.trace == []
+    result = changed(make, 100, before, **longer)
+    assert result.trace == []
     # The steps before were not warmed up as the new settings say.
-    assert found.past == ["--warmup-steps was 10 and is 20"]
+    assert result.past == ["--warmup-steps was 10 and is 20"]
     assert changed(make, 100, before, **longer, warmup_steps=10).past == []
     in_warmup = changed(make, 5, before, **longer)
     assert in_warmup.trace == ["--steps was 100 and is 200", "--warmup-steps was 10 and is 20"]
