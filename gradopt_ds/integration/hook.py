@@ -24,6 +24,7 @@ from gradopt_ds.integration.log import log_on_rank_0, show_by_default
 from gradopt_ds.integration.optimizer_json import build_optimizer
 from gradopt_ds.integration.registry import canonical_name
 from gradopt_ds.integration.report import log_rules
+from gradopt_ds.integration.step_size import warn_of_adamw_rate
 from gradopt_ds.integration.unsupported import (
     refuse_momentum_schedule,
     refuse_unsupported_settings,
@@ -123,6 +124,7 @@ def _do_optimizer_sanity_check(original: Any, engine: Any, basic_optimizer: Opti
             zero_utils.ZERO_SUPPORTED_OPTIMIZERS.append(type(basic_optimizer))
         log_rules(engine.module, basic_optimizer)
         warn_of_default_weights(engine.module)
+        warn_of_adamw_rate(basic_optimizer)
         vars(basic_optimizer)["step"] = IdleStep(basic_optimizer)
     return original(engine, basic_optimizer)
 

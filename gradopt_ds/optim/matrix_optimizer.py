@@ -198,6 +198,19 @@ class MatrixOptimizer(Optimizer, ABC):
             group: the settings.
         """
 
+    def relative_step(self, rows: int, columns: int, group: Mapping[str, Any]) -> float | None:
+        """Root mean square of the step of a full-rank matrix over ``lr``, without the decay.
+
+        Args:
+            rows: of the matrix.
+            columns: of the matrix.
+            group: the settings.
+
+        Returns:
+            None where it depends on the gradients. Oracles that are not exact come near it.
+        """
+        return None
+
     def _direction(self, param: Tensor, group: Mapping[str, Any]) -> Tensor:
         """What the rule is applied to, elementwise in ``param``: the gradient by default."""
         assert param.grad is not None
