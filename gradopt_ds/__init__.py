@@ -36,7 +36,12 @@ __all__ = [
 ]
 
 if find_spec("deepspeed") is not None:
-    from gradopt_ds.integration import install, register_optimizer, take_settings_from_config
+    from gradopt_ds.integration import (
+        install,
+        register_optimizer,
+        take_settings_from_config,
+        trainer_optimizer,
+    )
 
-    __all__ += ["register_optimizer", "take_settings_from_config"]
+    __all__ += ["register_optimizer", "take_settings_from_config", "trainer_optimizer"]
     install()

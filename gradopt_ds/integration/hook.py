@@ -19,6 +19,7 @@ from gradopt_ds.integration.checkpoints.recording import record_in_state
 from gradopt_ds.integration.checkpoints.resume import check_before_loading, load_universal
 from gradopt_ds.integration.checkpoints.tag import agree_on_tag
 from gradopt_ds.integration.config_keys import refuse_unknown_config_keys
+from gradopt_ds.integration.dropped import refuse_conversion, refuse_replacing
 from gradopt_ds.integration.initial_weights import warn_of_default_weights
 from gradopt_ds.integration.log import log_on_rank_0, show_by_default
 from gradopt_ds.integration.optimizer_json import build_optimizer
@@ -34,6 +35,7 @@ from gradopt_ds.integration.zero.attach import attach
 from gradopt_ds.integration.zero.slicing import read_slices
 from gradopt_ds.integration.zero.unwritten_gradients import clear_unwritten_gradients
 from gradopt_ds.optim import GradPower, MatrixOptimizer
+from gradopt_ds.optim.unattached import forget, in_use_when_made
 
 INSTALLED = "_gradopt_ds_installed"
 
@@ -115,7 +117,12 @@ def _refuse_settings(engine: Any, optimizer_name: str) -> None:
 
 def _do_optimizer_sanity_check(original: Any, engine: Any, basic_optimizer: Optimizer) -> Any:
     """The last look at an optimizer before it is wrapped, however it was made."""
+    if not is_ours(basic_optimizer):
+        refuse_conversion(basic_optimizer)
+    if not is_ours(basic_optimizer) or engine.client_optimizer is None:
+        refuse_replacing(basic_optimizer)
     if is_ours(basic_optimizer):
+        forget(basic_optimizer)
         if engine.client_optimizer is not None:
             _refuse_settings(engine, type(basic_optimizer).__name__)
         refuse_untested_base(engine, basic_optimizer)
@@ -132,7 +139,8 @@ def _do_optimizer_sanity_check(original: Any, engine: Any, basic_optimizer: Opti
 def _configure_optimizer(original: Any, engine: Any, *args: Any, **kwargs: Any) -> None:
     """Wrap, then tell the optimizer where its matrices are."""
     try:
-        original(engine, *args, **kwargs)
+        with in_use_when_made():
+            original(engine, *args, **kwargs)
     finally:
         IdleStep.take_off(engine.basic_optimizer)
     optimizer = engine.basic_optimizer
