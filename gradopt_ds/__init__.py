@@ -2,7 +2,8 @@
 
 ``import gradopt_ds``, then name them in the JSON. Importing this package extends
 ``deepspeed.initialize`` by this library's optimizer names; configs that name other optimizers are
-not affected. Without DeepSpeed installed the optimizers still work in a plain PyTorch script.
+not affected, but an object of this library that another optimizer would replace is an error.
+Without DeepSpeed installed the optimizers still work in a plain PyTorch script.
 """
 
 from importlib.util import find_spec

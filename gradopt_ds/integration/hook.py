@@ -3,7 +3,7 @@
 DeepSpeed builds an optimizer by name without looking at the model, wraps it for ZeRO without
 telling it where its parameters went, and loads a checkpoint without asking whose it is. The
 extensions add just that, and only for this library's optimizers; any other config takes
-DeepSpeed's own path.
+DeepSpeed's own path, unless its optimizer would train in the place of an object of this library.
 """
 
 from functools import wraps

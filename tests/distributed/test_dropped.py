@@ -29,22 +29,18 @@ def test_an_object_that_nothing_uses_is_refused() -> None:
 def test_engines_one_after_the_other_over_one_model() -> None:
     """Objects of earlier engines, alive, and those of starts that failed do not count."""
     model, failures, kept = build_model(), [], []
-    for name, params in (("GradPower", {"base": {"type": "SWAN"}}), ("PolarGrad", POLAR)):
-        settings = config(name, params, zero={"elastic_checkpoint": True})
+    # It fails when the optimizer has been made, and the traceback keeps that alive.
+    for params in ({"exchange_bucket_size": 0}, {"exchange_strategy": {"*.sideways.*": "gram"}}):
         try:
-            start(settings, model=model)
-        except NotImplementedError as error:
+            start(config(params={**POLAR, **params}), model=model)
+        except ValueError as error:
             failures.append(error)
-    strategy = {"exchange_strategy": {"*.sideways.*": "gram"}}
-    try:
-        start(config(params={**POLAR, **strategy}), model=model)
-    except ValueError as error:
-        failures.append(error)
-    assert len(failures) == 3
+    assert len(failures) == 2
+    # Stage 0 leaves the model's parameters in the groups.
     mine = GradPower(SWAN(matrix_param_groups(model)))
-    kept.append(start(config(None), model=model, optimizer=mine))
-    kept.append(start(config(), model=model))
+    kept.append(start(config(None, stage=0), model=model, optimizer=mine))
+    kept.append(start(config(stage=0), model=model))
     kept.append(start(ADAMW, model=model))
     factory = lambda params: SWAN(matrix_param_groups(model, params))  # noqa: E731
-    kept.append(start(config(None), model=model, optimizer=factory))
+    kept.append(start(config(None, stage=0), model=model, optimizer=factory))
     kept.append(start(config("SWAN", {}), model=model))
