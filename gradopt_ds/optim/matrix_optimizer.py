@@ -24,6 +24,7 @@ from gradopt_ds.optim.resumed_settings import BASE_LR, load_with_settings
 from gradopt_ds.optim.rounding import store
 from gradopt_ds.optim.settings import AuxAdamW
 from gradopt_ds.optim.splits import blocks_of
+from gradopt_ds.optim.unattached import remember
 
 
 class MatrixOptimizer(Optimizer, ABC):
@@ -81,6 +82,7 @@ class MatrixOptimizer(Optimizer, ABC):
         self._aux = aux
         self._rounding = {"stochastic_rounding": stochastic_rounding, "rounding_step": 0}
         super().__init__(params, {"lr": matrix_defaults["lr"]})
+        remember(self)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; settings it does not carry are filled in according to its rule.
@@ -197,6 +199,19 @@ class MatrixOptimizer(Optimizer, ABC):
             across: where the other rows are.
             group: the settings.
         """
+
+    def relative_step(self, rows: int, columns: int, group: Mapping[str, Any]) -> float | None:
+        """Root mean square of the step of a full-rank matrix over ``lr``, without the decay.
+
+        Args:
+            rows: of the matrix.
+            columns: of the matrix.
+            group: the settings.
+
+        Returns:
+            None where it depends on the gradients. Oracles that are not exact come near it.
+        """
+        return None
 
     def _direction(self, param: Tensor, group: Mapping[str, Any]) -> Tensor:
         """Return what the rule is applied to, elementwise in ``param``: the gradient by default."""

@@ -11,6 +11,7 @@ from gradopt_ds.ops import Oracle, nuclear_norm
 from gradopt_ds.optim.matrix_optimizer import MatrixOptimizer
 from gradopt_ds.optim.param_groups import MATRIX
 from gradopt_ds.optim.settings import (
+    ADAMW_STEP,
     Aux,
     AuxAdamW,
     Decay,
@@ -109,6 +110,14 @@ class PolarGrad(MatrixOptimizer):
             _check_combination({**self._matrix_defaults, **param_group})
         super().add_param_group(param_group)
 
+    def relative_step(self, rows: int, columns: int, group: Mapping[str, Any]) -> float | None:
+        """Return the scale over the root of the longer side: see :meth:`MatrixOptimizer.relative_step`."""
+        averaged = group["momentum"] > 0 and group["momentum_order"] == "polar_first"
+        if group["scale"] == "nuclear" or averaged:
+            return None
+        # The polar factor has min(m, n) singular values of 1 and mn entries.
+        return _factor(group["scale"], rows, columns) / max(rows, columns) ** 0.5
+
     def _direction(self, param: Tensor, group: Mapping[str, Any]) -> Tensor:
         gradient = super()._direction(param, group)
         if group["momentum"] == 0 or group["momentum_order"] == "polar_first":
@@ -120,14 +129,9 @@ class PolarGrad(MatrixOptimizer):
         self, matrices: Tensor, across: RowShards, group: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor]:
         polar = self.oracle(matrices, across)
-        rows, columns = across.rows(matrices), matrices.shape[-1]
         if group["scale"] == "nuclear":
             return polar, nuclear_norm(matrices, polar, across) ** group["nuclear_exponent"]
-        factor = {
-            "none": 1.0,
-            "spectral": max(1.0, rows / columns) ** 0.5,
-            "rms": 0.2 * max(rows, columns) ** 0.5,
-        }[group["scale"]]
+        factor = _factor(group["scale"], across.rows(matrices), matrices.shape[-1])
         return polar, polar.new_full(matrices.shape[:1], factor)
 
     def _apply(self, update: MatrixUpdate, group: Mapping[str, Any]) -> None:
@@ -192,6 +196,15 @@ class Muon(PolarGrad):
             aux=aux,
             stochastic_rounding=stochastic_rounding,
         )
+
+
+def _factor(scale: Scale, rows: int, columns: int) -> float:
+    """Of the polar factor of a matrix, without the nuclear norm."""
+    return {
+        "none": 1.0,
+        "spectral": max(1.0, rows / columns) ** 0.5,
+        "rms": ADAMW_STEP * max(rows, columns) ** 0.5,
+    }[scale]
 
 
 def _check_combination(settings: Mapping[str, Any]) -> None:
