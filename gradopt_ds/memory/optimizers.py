@@ -10,7 +10,7 @@ from torch.optim import AdamW, Optimizer
 
 from gradopt_ds.integration.optimizer_json import build_optimizer
 from gradopt_ds.integration.registry import OPTIMIZERS, canonical_name, names
-from gradopt_ds.matrices import MatrixRule, MatrixUpdate
+from gradopt_ds.matrices import MatrixRule, MatrixUpdates
 from gradopt_ds.memory.live import tensors_in
 from gradopt_ds.optim import MatrixOptimizer, base_of
 
@@ -109,10 +109,10 @@ def build(block: Mapping[str, Any], model: nn.Module) -> Built:
 
 def _without_rule(
     params: Sequence[Tensor], directions: Sequence[Tensor], rule: MatrixRule
-) -> Iterator[MatrixUpdate]:
+) -> Iterator[MatrixUpdates]:
     """A matrix map for shapes alone: it asks the rule for nothing."""
     for param, direction in zip(params, directions, strict=True):
-        yield MatrixUpdate(param, torch.empty_like(direction), direction.new_empty(()))
+        yield MatrixUpdates([param], [torch.empty_like(direction)], direction.new_empty(1), [None])
 
 
 def _with_gradient(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:
