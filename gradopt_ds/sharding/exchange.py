@@ -1,6 +1,7 @@
 """Exchange: flat slices ↔ matrices, put together on one owner or, under gram, row by row."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
 import torch
 import torch.distributed as dist
@@ -40,6 +41,9 @@ class Exchange:
         self.device = torch.device(device)
         self.rank = dist.get_rank(process_group)
         self.local = plan.local(self.rank)
+        # What every step would ask for again, for each of its pieces.
+        shards = {index: plan.shard(index, self.rank) for index in plan.cut}
+        self.shards = {index: shard for index, shard in shards.items() if shard}
         self.traffic = [plan.traffic(self.rank, round_) for round_ in range(len(plan.rounds))]
 
     def __call__(
@@ -103,9 +107,9 @@ class Exchange:
         assert gathering is not None
         traffic = self.traffic[round_]
         shards = {
-            index: torch.empty(len(shard), dtype=direction.dtype, device=self.device)
+            index: torch.empty(len(self.shards[index]), dtype=direction.dtype, device=self.device)
             for index in self.plan.rounds[round_]
-            if (shard := self.plan.shard(index, self.rank))
+            if index in self.shards
         }
         copy_each(
             [direction[piece.in_slice] for piece in traffic.kept],
@@ -138,11 +142,14 @@ class Exchange:
 
     def _scatter(self, traffic: Traffic, updates: Updates) -> Transfer:
         """Send the updates back, each piece followed by the scale of its matrix."""
+        # Bit by bit: rounded, it would differ from the scale of the owner's own piece.
+        bits = {i: scale.reshape(1).view(self.wire_dtype) for i, (_, scale) in updates.items()}
+
+        def parts(piece: Piece) -> tuple[Tensor, Tensor]:
+            return updates[piece.matrix][0][self._in_shard(piece)], bits[piece.matrix]
+
         return Transfer.start(
-            {
-                rank: [part for piece in pieces for part in self._with_scale(piece, updates)]
-                for rank, pieces in traffic.from_.items()
-            },
+            {rank: list(chain(*map(parts, pieces))) for rank, pieces in traffic.from_.items()},
             {
                 rank: sum(piece.length + self._scale_size for piece in pieces)
                 for rank, pieces in traffic.to.items()
@@ -151,11 +158,6 @@ class Exchange:
             self.device,
             self.process_group,
         )
-
-    def _with_scale(self, piece: Piece, updates: Updates) -> tuple[Tensor, Tensor]:
-        update, scale = updates[piece.matrix]
-        # Bit by bit: rounded, it would differ from the scale of the owner's own piece.
-        return update[self._in_shard(piece)], scale.reshape(1).view(self.wire_dtype)
 
     @property
     def _scale_size(self) -> int:
@@ -181,7 +183,7 @@ class Exchange:
             yield _updates(param, pieces, directions, _beside(param, scales))
 
     def _in_shard(self, piece: Piece) -> slice:
-        start = piece.matrix_start - self.plan.shard(piece.matrix, self.rank).start
+        start = piece.matrix_start - self.shards[piece.matrix].start
         return slice(start, start + piece.length)
 
     def _as_rows(self, flat: Tensor, index: int) -> Tensor:
