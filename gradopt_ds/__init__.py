@@ -2,7 +2,8 @@
 
 ``import gradopt_ds``, then name them in the JSON. Importing this package extends
 ``deepspeed.initialize`` by this library's optimizer names; configs that name other optimizers are
-not affected. Without DeepSpeed installed the optimizers still work in a plain PyTorch script.
+not affected, but an object of this library that another optimizer would replace is an error.
+Without DeepSpeed installed the optimizers still work in a plain PyTorch script.
 """
 
 from importlib.util import find_spec
@@ -36,7 +37,12 @@ __all__ = [
 ]
 
 if find_spec("deepspeed") is not None:
-    from gradopt_ds.integration import install, register_optimizer, take_settings_from_config
+    from gradopt_ds.integration import (
+        install,
+        register_optimizer,
+        take_settings_from_config,
+        trainer_optimizer,
+    )
 
-    __all__ += ["register_optimizer", "take_settings_from_config"]
+    __all__ += ["register_optimizer", "take_settings_from_config", "trainer_optimizer"]
     install()

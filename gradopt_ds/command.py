@@ -39,6 +39,10 @@ SUBCOMMANDS = {
         "gradopt_ds.experiments.exchange_plan.command",
         "what every rank sends, computes and holds in a step, for any number of ranks",
     ),
+    "run": Subcommand(
+        "gradopt_ds.run",
+        "start a command in whose processes DeepSpeed knows the library's names",
+    ),
 }
 
 

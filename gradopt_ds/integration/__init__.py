@@ -9,5 +9,12 @@ from gradopt_ds.integration.checkpoints.configured import (  # noqa: E402
 )
 from gradopt_ds.integration.hook import install  # noqa: E402  (reads internals checked above)
 from gradopt_ds.integration.registry import register_optimizer  # noqa: E402
+from gradopt_ds.integration.trainer import trainer_optimizer  # noqa: E402
 
-__all__ = ["SUPPORTED_DEEPSPEED", "install", "register_optimizer", "take_settings_from_config"]
+__all__ = [
+    "SUPPORTED_DEEPSPEED",
+    "install",
+    "register_optimizer",
+    "take_settings_from_config",
+    "trainer_optimizer",
+]

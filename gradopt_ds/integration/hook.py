@@ -3,7 +3,7 @@
 DeepSpeed builds an optimizer by name without looking at the model, wraps it for ZeRO without
 telling it where its parameters went, and loads a checkpoint without asking whose it is. The
 extensions add just that, and only for this library's optimizers; any other config takes
-DeepSpeed's own path.
+DeepSpeed's own path, unless its optimizer would train in the place of an object of this library.
 """
 
 from functools import wraps
@@ -20,11 +20,13 @@ from gradopt_ds.integration.checkpoints.recording import record_in_state
 from gradopt_ds.integration.checkpoints.resume import check_before_loading, load_universal
 from gradopt_ds.integration.checkpoints.tag import agree_on_tag
 from gradopt_ds.integration.config_keys import refuse_unknown_config_keys
+from gradopt_ds.integration.dropped import refuse_conversion, refuse_replacing
 from gradopt_ds.integration.initial_weights import warn_of_default_weights
 from gradopt_ds.integration.log import log_on_rank_0, show_by_default
 from gradopt_ds.integration.optimizer_json import build_optimizer
 from gradopt_ds.integration.registry import canonical_name
 from gradopt_ds.integration.report import log_rules
+from gradopt_ds.integration.step_size import warn_of_adamw_rate
 from gradopt_ds.integration.unsupported import (
     refuse_momentum_schedule,
     refuse_unsupported_settings,
@@ -35,6 +37,7 @@ from gradopt_ds.integration.zero.discarded_gradients import discard_on_zero_grad
 from gradopt_ds.integration.zero.slicing import read_slices
 from gradopt_ds.integration.zero.unwritten_gradients import clear_unwritten_gradients
 from gradopt_ds.optim import GradPower, MatrixOptimizer
+from gradopt_ds.optim.unattached import forget, in_use_when_made
 
 INSTALLED = "_gradopt_ds_installed"
 
@@ -116,7 +119,12 @@ def _refuse_settings(engine: Any, optimizer_name: str) -> None:
 
 def _do_optimizer_sanity_check(original: Any, engine: Any, basic_optimizer: Optimizer) -> Any:
     """Look at an optimizer for the last time before it is wrapped, however it was made."""
+    if not is_ours(basic_optimizer):
+        refuse_conversion(basic_optimizer)
+    if not is_ours(basic_optimizer) or engine.client_optimizer is None:
+        refuse_replacing(basic_optimizer)
     if is_ours(basic_optimizer):
+        forget(basic_optimizer)
         if engine.client_optimizer is not None:
             _refuse_settings(engine, type(basic_optimizer).__name__)
         refuse_untested_base(engine, basic_optimizer)
@@ -125,6 +133,7 @@ def _do_optimizer_sanity_check(original: Any, engine: Any, basic_optimizer: Opti
             zero_utils.ZERO_SUPPORTED_OPTIMIZERS.append(type(basic_optimizer))
         log_rules(engine.module, basic_optimizer)
         warn_of_default_weights(engine.module)
+        warn_of_adamw_rate(basic_optimizer)
         vars(basic_optimizer)["step"] = IdleStep(basic_optimizer)
     return original(engine, basic_optimizer)
 
@@ -132,7 +141,8 @@ def _do_optimizer_sanity_check(original: Any, engine: Any, basic_optimizer: Opti
 def _configure_optimizer(original: Any, engine: Any, *args: Any, **kwargs: Any) -> None:
     """Wrap, then tell the optimizer where its matrices are."""
     try:
-        original(engine, *args, **kwargs)
+        with in_use_when_made():
+            original(engine, *args, **kwargs)
     finally:
         IdleStep.take_off(engine.basic_optimizer)
     optimizer = engine.basic_optimizer

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
+from gradopt_ds.integration.adamw_keys import HANDED_ON, handed_on, lent_to_aux, refuse_auto
 from gradopt_ds.integration.registry import (
     GRAD_POWER,
     OPTIMIZERS,
@@ -20,6 +21,7 @@ from gradopt_ds.integration.registry import (
 )
 from gradopt_ds.matrices import ExchangeSettings
 from gradopt_ds.optim import GradPower, MatrixOptimizer, matrix_param_groups
+from gradopt_ds.optim.aux_adamw import has_fused_kernel
 from gradopt_ds.optim.param_groups import MATRIX
 from gradopt_ds.optim.settings import AuxAdamW, Positive
 from gradopt_ds.optim.splits import Split
@@ -36,8 +38,6 @@ PATTERNS: Mapping[str, Any] = {
 
 HINTS = {
     "max_grad_norm": ' (clip with DeepSpeed\'s own "gradient_clipping")',
-    "betas": ' (the auxiliary AdamW\'s betas belong under "aux")',
-    "eps": ' (the auxiliary AdamW\'s eps belongs under "aux")',
     "ns_steps": ' (write "oracle": {"type": "newton_schulz", "steps": …})',
 }
 """What a message adds to an unknown key that other libraries have."""
@@ -64,6 +64,7 @@ def build_optimizer(
     """
     known = canonical_name(name)
     settings = dict(params or {})
+    refuse_auto(known or name, settings)
     if known == GRAD_POWER:
         return _grad_power(settings, model, model_parameters)
     if known is None:
@@ -76,7 +77,7 @@ def build_optimizer(
 
 
 def _grad_power(settings: dict[str, Any], model: nn.Module, parameters: Any) -> Optimizer:
-    _refuse_unknown(GRAD_POWER, settings, ["power", "base"])
+    _refuse_unknown(GRAD_POWER, settings, ["power", "base", *HANDED_ON])
     base = settings.get("base")
     if not isinstance(base, Mapping) or not isinstance(base.get("type"), str):
         raise ValueError(
@@ -90,7 +91,9 @@ def _grad_power(settings: dict[str, Any], model: nn.Module, parameters: Any) -> 
     base_settings = dict(base.get("params") or {})
     if "power" in base_settings:
         raise ValueError(f'{label}: write "power" once, in the params of {GRAD_POWER}')
-    _refuse_unknown(label, base_settings, _valid_keys(entry.optimizer))
+    valid = _valid_keys(entry.optimizer)
+    _refuse_unknown(label, base_settings, valid)
+    base_settings = handed_on(label, settings, base_settings, valid)
     power = _positive(GRAD_POWER, "power", settings.get("power", POWER))
     return GradPower(_construct(label, entry, base_settings, model, parameters), power)
 
@@ -106,11 +109,21 @@ def _construct(
             settings = _checked(label, AuxAdamW, settings).model_dump()
         build: Any = entry.optimizer
         optimizer: Optimizer = build(parameters, **settings)
+        if entry.optimizer is AdamW:
+            _step_in_one_kernel(optimizer.param_groups)
     except ValidationError as error:
         raise ValueError(_explained(label, error)) from error
     except (TypeError, ValueError) as error:
         raise ValueError(f"{label}: {error}") from error
     return optimizer
+
+
+def _step_in_one_kernel(groups: Iterable[dict[str, Any]]) -> None:
+    """Let torch's AdamW take its fused step, where the weights allow it."""
+    for group in groups:
+        # On the meta device nothing steps but the estimate of memory, which asks for this setting.
+        fits = (param.is_meta or has_fused_kernel(param) for param in group["params"])
+        group["fused"] = all(fits) or None
 
 
 def _matrix_optimizer(
@@ -132,19 +145,44 @@ def _matrix_optimizer(
             "themselves, transformers' Conv1D of GPT-2 is not), or choose AdamW"
         )
     build: Any = optimizer
-    built: MatrixOptimizer = build(groups, **settings)
+    built: MatrixOptimizer = build(groups, **_with_aux(label, optimizer, settings))
     built.exchange = _checked("exchange", ExchangeSettings, exchange)
     return built
+
+
+def _with_aux(
+    label: str, optimizer: type[MatrixOptimizer], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Give ``aux`` what the top says of it, and a rate in place of ``lr_scale``."""
+    arguments = _arguments(optimizer)
+    lent = {key: settings.pop(key) for key in lent_to_aux(arguments) if key in settings}
+    _checked(label, AuxAdamW, lent)
+    own = settings.get("aux", {})
+    if isinstance(own, AuxAdamW):
+        own = own.model_dump(exclude_unset=True)
+    if not isinstance(own, Mapping) or not (aux := {**lent, **own}):
+        return settings  # as it is; the constructor says what is wrong with it
+    if "lr_scale" in aux:
+        if "lr" in aux:
+            raise ValueError(f'{label}: aux: write "lr", or "lr_scale" for lr_scale times lr')
+        scale = _positive(label, "aux.lr_scale", aux.pop("lr_scale"))
+        aux["lr"] = scale * _positive(label, "lr", settings.get("lr", arguments["lr"].default))
+    return {**settings, "aux": aux}
 
 
 def _valid_keys(optimizer: type[Optimizer]) -> list[str]:
     if optimizer is AdamW:
         return list(AuxAdamW.model_fields)
-    signature = inspect.signature(optimizer.__init__)
-    keys = [key for key in signature.parameters if key not in ("self", "params")]
+    keys = list(_arguments(optimizer))
     if not issubclass(optimizer, MatrixOptimizer):
         return keys
-    return [*keys, *PATTERNS, *EXCHANGE_KEYS]
+    return [*keys, *lent_to_aux(keys), *PATTERNS, *EXCHANGE_KEYS]
+
+
+def _arguments(optimizer: type[Optimizer]) -> dict[str, inspect.Parameter]:
+    """Of its constructor, without the parameters to update."""
+    arguments = dict(inspect.signature(optimizer.__init__).parameters)
+    return {key: arguments[key] for key in arguments if key not in ("self", "params")}
 
 
 def _refuse_unknown(label: str, given: Iterable[str], valid: Sequence[str]) -> None:

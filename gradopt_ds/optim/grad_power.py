@@ -12,6 +12,7 @@ from gradopt_ds.ops import sign_power
 from gradopt_ds.optim.matrix_optimizer import MatrixOptimizer
 from gradopt_ds.optim.resumed_settings import BASE_LR, load_with_settings
 from gradopt_ds.optim.settings import Positive, checked
+from gradopt_ds.optim.unattached import forget, remember
 
 
 @contextmanager
@@ -75,6 +76,8 @@ class GradPower(Optimizer):
                 group.setdefault(BASE_LR, group["lr"])
         self.state = base.state
         self._share_with_base()
+        forget(base)
+        remember(self)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base optimizer and to this one (see ``torch.optim.Optimizer``)."""

@@ -1,16 +1,17 @@
 """PolarGrad and Muon: steps along the polar factor of the momentum."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from gradopt_ds.matrices import MatrixUpdate, RowShards
+from gradopt_ds.matrices import MatrixUpdates, RowShards
 from gradopt_ds.ops import Oracle, nuclear_norm
 from gradopt_ds.optim.matrix_optimizer import MatrixOptimizer
 from gradopt_ds.optim.param_groups import MATRIX
 from gradopt_ds.optim.settings import (
+    ADAMW_STEP,
     Aux,
     AuxAdamW,
     Decay,
@@ -109,33 +110,40 @@ class PolarGrad(MatrixOptimizer):
             _check_combination({**self._matrix_defaults, **param_group})
         super().add_param_group(param_group)
 
-    def _direction(self, param: Tensor, group: Mapping[str, Any]) -> Tensor:
-        gradient = super()._direction(param, group)
+    def relative_step(self, rows: int, columns: int, group: Mapping[str, Any]) -> float | None:
+        """Return the scale over the longer side's root (see :class:`MatrixOptimizer`)."""
+        averaged = group["momentum"] > 0 and group["momentum_order"] == "polar_first"
+        if group["scale"] == "nuclear" or averaged:
+            return None
+        # The polar factor has min(m, n) singular values of 1 and mn entries.
+        return _factor(group["scale"], rows, columns) / max(rows, columns) ** 0.5
+
+    def _directions(self, params: Sequence[Tensor], group: Mapping[str, Any]) -> list[Tensor]:
+        gradients = super()._directions(params, group)
         if group["momentum"] == 0 or group["momentum_order"] == "polar_first":
-            return gradient
-        average = self._momentum(param).lerp_(gradient, 1 - group["momentum"])
-        return gradient.lerp(average, group["momentum"]) if group["nesterov"] else average
+            return gradients
+        averages = [self._momentum(param) for param in params]
+        torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
+        if group["nesterov"]:
+            return list(torch._foreach_lerp(gradients, averages, group["momentum"]))
+        return averages
 
     def _matrix_rule(
         self, matrices: Tensor, across: RowShards, group: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor]:
         polar = self.oracle(matrices, across)
-        rows, columns = across.rows(matrices), matrices.shape[-1]
         if group["scale"] == "nuclear":
             return polar, nuclear_norm(matrices, polar, across) ** group["nuclear_exponent"]
-        factor = {
-            "none": 1.0,
-            "spectral": max(1.0, rows / columns) ** 0.5,
-            "rms": 0.2 * max(rows, columns) ** 0.5,
-        }[group["scale"]]
+        factor = _factor(group["scale"], across.rows(matrices), matrices.shape[-1])
         return polar, polar.new_full(matrices.shape[:1], factor)
 
-    def _apply(self, update: MatrixUpdate, group: Mapping[str, Any]) -> None:
+    def _apply(self, updates: MatrixUpdates, group: Mapping[str, Any]) -> None:
         if group["momentum"] > 0 and group["momentum_order"] == "polar_first":
-            average = update.target(self._momentum(update.param))
-            average.lerp_(update.direction.to(average.dtype), 1 - group["momentum"])
-            update.direction.copy_(average)
-        super()._apply(update, group)
+            averages, directions = updates.parts_of(self._momentum), updates.directions
+            polar = [d.to(a.dtype) for a, d in zip(averages, directions, strict=True)]
+            torch._foreach_lerp_(averages, polar, 1 - group["momentum"])
+            torch._foreach_copy_(directions, averages)
+        super()._apply(updates, group)
 
     def _momentum(self, param: Tensor) -> Tensor:
         state = self.state[param]
@@ -192,6 +200,15 @@ class Muon(PolarGrad):
             aux=aux,
             stochastic_rounding=stochastic_rounding,
         )
+
+
+def _factor(scale: Scale, rows: int, columns: int) -> float:
+    """Of the polar factor of a matrix, without the nuclear norm."""
+    return {
+        "none": 1.0,
+        "spectral": max(1.0, rows / columns) ** 0.5,
+        "rms": ADAMW_STEP * max(rows, columns) ** 0.5,
+    }[scale]
 
 
 def _check_combination(settings: Mapping[str, Any]) -> None:

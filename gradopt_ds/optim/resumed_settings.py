@@ -14,7 +14,7 @@ logger = logging.getLogger("gradopt_ds")
 BASE_LR = "base_lr"
 """A group's key for the ``lr`` it was given: schedulers write ``lr`` and leave this alone."""
 
-FROM_CONFIG = ("oracle", "stochastic_rounding")
+FROM_CONFIG = ("oracle", "stochastic_rounding", "fused")
 """How a step is computed, not what it is: loading leaves these as they are configured."""
 
 NO_SETTINGS = frozenset({"params", "param_names", "initial_lr", "rounding_step", "algorithm"})
@@ -85,11 +85,14 @@ def load_with_settings(
     configured = configured_settings(optimizer)
     saved = [settings_of(group) for group in state_dict["param_groups"]]
     refuse_another_rule(saved, configured, fixed)
-    load(state_dict)
+    groups = [dict(group) for group in state_dict["param_groups"]]
+    for group, settings in zip(groups, configured, strict=False):  # torch refuses other numbers
+        # Before torch loads: it puts AdamW's counter where the fused step wants it.
+        group.update({key: settings[key] for key in FROM_CONFIG if key in settings})
+    load({**state_dict, "param_groups": groups})
     for group, settings in zip(optimizer.param_groups, configured, strict=True):
         for key, value in settings.items():
-            if key in FROM_CONFIG or key not in group:
-                group[key] = value
+            group.setdefault(key, value)
         if "lr" in group:
             group.setdefault(BASE_LR, settings["lr"])
     _say(saved, configured)

@@ -20,6 +20,10 @@ Betas = Annotated[tuple[Decay, Decay], Field(strict=False)]
 ParamGroups = Annotated[Iterable[Any], SkipValidation]
 """Parameters or parameter groups, as ``torch.optim`` takes them."""
 
+ADAMW_STEP = 0.2
+"""Root mean square of AdamW's steps over its learning rate, as training shows it (Moonlight, arXiv
+2502.16982: 0.2 to 0.4). A rule whose steps have it can take AdamW's rate."""
+
 STRICT: Any = ConfigDict(strict=True, arbitrary_types_allowed=True, extra="forbid")
 """No silent conversion: ``"1e-3"`` is not a number and an unknown name is an error."""
 

@@ -53,6 +53,10 @@ class SinkGD(MatrixOptimizer):
         rule = AlternatingNorms(iterations=iterations)
         super().__init__(params, defaults, rule, aux, stochastic_rounding)
 
+    def relative_step(self, rows: int, columns: int, group: Mapping[str, Any]) -> float:
+        """``alpha``, for any shape: see :meth:`MatrixOptimizer.relative_step`."""
+        return float(group["alpha"])
+
     def _matrix_rule(
         self, matrices: Tensor, across: RowShards, group: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor]:

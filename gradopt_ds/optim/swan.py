@@ -61,6 +61,10 @@ class SWAN(MatrixOptimizer):
                 "`split`), or take SinkGD or PolarGrad"
             )
 
+    def relative_step(self, rows: int, columns: int, group: Mapping[str, Any]) -> float:
+        """``alpha``, for any shape: see :meth:`MatrixOptimizer.relative_step`."""
+        return float(group["alpha"])
+
     def _matrix_rule(
         self, matrices: Tensor, across: RowShards, group: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor]:

@@ -156,6 +156,16 @@ class Traffic:
         scales = sum(map(len, self.from_.values()))
         return self.sent * min(wire, slices) + self.received * wire + scales * SCALE_BYTES
 
+    @cached_property
+    def pieces_to(self) -> tuple[Piece, ...]:
+        """The pieces sent, in order of the other ranks, as they lie in a buffer."""
+        return tuple(piece for rank in sorted(self.to) for piece in self.to[rank])
+
+    @cached_property
+    def pieces_from(self) -> tuple[Piece, ...]:
+        """The pieces received, in order of the other ranks, as they lie in a buffer."""
+        return tuple(piece for rank in sorted(self.from_) for piece in self.from_[rank])
+
     @property
     def elements_held(self) -> int:
         """Elements of the largest buffer of the round."""

@@ -153,8 +153,12 @@ def test_random_layouts_are_exchanged_exactly() -> None:
             return polar, nuclear_norm(x, polar, across)
 
         actual = torch.full_like(slice_, torch.nan)
-        for update in exchange(actual, slice_, rule):
-            update.target(actual).copy_(update.direction * update.scale)
+        for updates in exchange(actual, slice_, rule):
+            parts = updates.parts_of(lambda param: param)
+            for part, direction, scale in zip(
+                parts, updates.directions, updates.scales, strict=True
+            ):
+                part.copy_(direction * scale)
         for index, whole in enumerate(wholes):
             polar, norm = rule(whole, WHOLE)
             if piece := layout.piece(index, rank):
@@ -180,8 +184,9 @@ def test_transient_bytes_are_bounded() -> None:
         exchange = Exchange(make_plan(layout, oracle, chosen), dist.group.WORLD)
         param = torch.zeros(layout.slice_size)
         with LiveStorages() as live:
-            for update in exchange(param, direction, rule):
-                update.target(param).sub_(update.direction.mul_(update.scale))
+            for updates in exchange(param, direction, rule):
+                torch._foreach_mul_(updates.directions, updates.scales.unbind())
+                torch._foreach_sub_(updates.parts_of(lambda param: param), updates.directions)
         planned = exchange.plan.peak_bytes(dist.get_rank())
         largest = 12 * 4 * max(matrix.numel for matrix in matrices)
         assert 0 < live.peak <= planned <= max(bucket, largest), (live.peak, planned, bucket)

@@ -70,7 +70,7 @@ def apply_quintics(x: Tensor, quintics: Iterable[Quintic], across: RowShards) ->
     """
     for a, b, c in quintics:
         r = gram(x, across)
-        factor = symmetric_matmul(r, r, scale=c, plus=r, times=b) if c else b * r
+        factor = symmetric_matmul(r, r, scale=c, plus=r, times=b, exact=True) if c else b * r
         x = matmul_plus(factor, x, plus=x, times=a)
     return x
 

@@ -134,7 +134,7 @@ class Oracle(ABC):
 
 def gram(x: Tensor, across: RowShards) -> Tensor:
     """Compute ``x x^T`` of wide matrices ``[..., m, n]`` whose columns may be on several ranks."""
-    return across.sum(symmetric_matmul(x, x.mT))
+    return across.sum(symmetric_matmul(x, x.mT, exact=True))
 
 
 def require(valid: bool, setting: str, valid_range: str, value: object) -> None:

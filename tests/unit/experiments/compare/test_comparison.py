@@ -83,10 +83,18 @@ def test_a_grid_over_a_setting_of_the_run(tmp_path: Path) -> None:
         comparison.members([ADAM], MODEL, [0], ["schedule=linear"], tmp_path)
 
 
-@pytest.mark.parametrize("text", ["a.lr", "a.lr=1,,2", "a.lr=1:2", "a.lr=1:x:2", "schedule="])
+@pytest.mark.parametrize(
+    "text", ["a.lr", "a.lr=1,,2", "a.lr=1:2", "a.lr=1:x:2", "a.lr=nan:1:2", "schedule="]
+)
 def test_a_wrong_grid_is_explained(text: str) -> None:
     with pytest.raises(PretrainError, match="KEY=LOW:HIGH:COUNT"):
         comparison.grid_values(text)
+
+
+@pytest.mark.parametrize("key", ["output", "seed", "resume", "deepspeed_config"])
+def test_what_the_comparison_sets_itself_is_not_swept(key: str) -> None:
+    with pytest.raises(PretrainError, match=f"{key} is not swept"):
+        comparison.grid_values(f"{key}=1,2")
 
 
 def test_members_are_the_product(tmp_path: Path) -> None:

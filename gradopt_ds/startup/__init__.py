@@ -1,0 +1,1 @@
+"""The folder that ``gradopt-ds run`` puts on ``PYTHONPATH``; nothing imports it by this name."""
