@@ -131,12 +131,12 @@ class WholeMatrixMap:
             for block in self.blocks[param]:
                 places.append((param, block))
                 matrices.append(flat[block.where].view(block.rows, block.columns))
-        for batch, found, scales in map_equal_shapes(matrices, rule):
+        for batch, results, scales in map_equal_shapes(matrices, rule):
             members = [places[index] for index in batch]
             alone = [(block.rows, block.columns) == param.shape for param, block in members]
             yield MatrixUpdates(
                 [param for param, _ in members],
-                [d if one else d.flatten() for d, one in zip(found, alone, strict=True)],
+                [d if whole else d.flatten() for d, whole in zip(results, alone, strict=True)],
                 scales,
-                [None if one else b.where for (_, b), one in zip(members, alone, strict=True)],
+                [None if whole else b.where for (_, b), whole in zip(members, alone, strict=True)],
             )

@@ -60,7 +60,7 @@ def step_aux(
 
 
 def _step(params: Iterable[Tensor], settings: dict[str, Any], state: State) -> None:
-    """Torch's step: in one kernel without temporaries where that is possible."""
+    """Take torch's step: in one kernel without temporaries where that is possible."""
     one_kernel: dict[bool, list[Tensor]] = {True: [], False: []}
     for param in params:
         assert param.grad is not None

@@ -19,11 +19,11 @@ from gradopt_ds.matrices import (
 )
 from gradopt_ds.ops import Oracle, make_oracle, oracle_spec
 from gradopt_ds.optim.aux_adamw import step_aux
-from gradopt_ds.optim.param_groups import AUX, MATRIX, Assignment, Rule, whole_shape
+from gradopt_ds.optim.hand_made_groups import assignments_by_hand
+from gradopt_ds.optim.param_groups import AUX, MATRIX, Assignment
 from gradopt_ds.optim.resumed_settings import BASE_LR, load_with_settings
 from gradopt_ds.optim.rounding import store
 from gradopt_ds.optim.settings import AuxAdamW
-from gradopt_ds.optim.splits import blocks_of
 from gradopt_ds.optim.unattached import remember
 
 
@@ -119,7 +119,7 @@ class MatrixOptimizer(Optimizer, ABC):
         super().add_param_group(param_group)
         try:
             params = self.param_groups[-1]["params"]
-            own = assignments or _by_hand(params, rule, blocks)
+            own = assignments or assignments_by_hand(params, rule, blocks)
             self._check_assignments({param: own[param] for param in params})
         except ValueError:
             del self.param_groups[-1]
@@ -279,26 +279,3 @@ class MatrixOptimizer(Optimizer, ABC):
         Raises:
             ValueError: says why.
         """
-
-
-def _by_hand(
-    params: Sequence[Tensor], rule: Rule, blocks: Iterable[Iterable[Block]] | None
-) -> dict[Tensor, Assignment]:
-    """Make the assignments of a group that was not made from a model."""
-    if rule == AUX:
-        own: list[tuple[Block, ...]] = [()] * len(params)
-    else:
-        own = [tuple(b) for b in blocks] if blocks else [_one_matrix(param) for param in params]
-    return {
-        param: Assignment("", whole_shape(param), rule, "in a parameter group made by hand", blocks)
-        for param, blocks in zip(params, own, strict=True)
-    }
-
-
-def _one_matrix(param: Tensor) -> tuple[Block, ...]:
-    if len(shape := whole_shape(param)) != 2:
-        raise ValueError(
-            f"which matrices lie in a parameter of shape {shape}? Groups from "
-            "gradopt_ds.matrix_param_groups(model) say so; others need the key 'blocks'"
-        )
-    return blocks_of(shape)

@@ -203,7 +203,7 @@ class Muon(PolarGrad):
 
 
 def _factor(scale: Scale, rows: int, columns: int) -> float:
-    """Of the polar factor of a matrix, without the nuclear norm."""
+    """Choose the factor of the polar factor of a matrix, without the nuclear norm."""
     return {
         "none": 1.0,
         "spectral": max(1.0, rows / columns) ** 0.5,
