@@ -10,7 +10,7 @@ STARTUP = Path(__file__).parent / "startup"
 
 
 def environment(current: Mapping[str, str]) -> dict[str, str]:
-    """An environment in which every Python that starts imports ``gradopt_ds`` with DeepSpeed.
+    """Make an environment in which every Python that starts imports ``gradopt_ds`` with DeepSpeed.
 
     Args:
         current: the environment to begin with; its ``PYTHONPATH`` comes after the library's.

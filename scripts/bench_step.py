@@ -23,7 +23,7 @@ what is measured:
   backward is what every optimizer needs anyway. Learning rates are 1e-20: no weight moves, and
   every step of every optimizer sees the same gradients (the losses in the JSON are equal).
   Engines live one at a time. Every round builds, warms up and times each of them, and begins with
-  another one. DeepSpeed's Muon competes with its faster ns_method, ours with its faster oracle,
+  another one. DeepSpeed's Muon takes its faster ns_method, this library's its faster oracle,
   both with 5 Newton-Schulz steps.
   Bytes are what a rank sends from backward to the end of the step, by ring counting: an all-reduce
   of N bytes sends 2N(W-1)/W, an all-gather or reduce-scatter of N in all N(W-1)/W, an all-to-all

@@ -40,8 +40,6 @@ DEMO = {
 }
 OWN = ("deepspeed_config", "output", "seed", "resume", "accept_changes")
 
-TERMINATED = 128 + signal.SIGTERM
-
 
 def arguments() -> argparse.Namespace:
     """Parse the command line; settings of the runs are those of ``scripts/pretrain.py``."""
@@ -86,8 +84,9 @@ def main() -> int:
     fresh, output = own.pop("fresh"), own.pop("output")
     # A log has no width of its own, and a table cut to 80 columns loses digits.
     console = Console(width=None if sys.stdout.isatty() else 120)
-    # As Ctrl-C: the runs are ended on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    # The runs are ended on the way out.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
     try:
         held = lock(output)  # noqa: F841  open, and so locked, until the process ends
         wanted = comparison.members(configs, {**DEMO, **own}, seeds, grid, output)

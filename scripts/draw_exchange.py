@@ -23,13 +23,13 @@ INK = "#222222"
 
 
 def plan_of_example() -> Plan:
-    """The plan that the planner makes of ZeRO 2's layout of the three matrices."""
+    """Return the plan that the planner makes of ZeRO 2's layout of the three matrices."""
     layout = contiguous_layout(MATRICES, OFFSETS, SLICE, RANKS)
     return make_plan(layout, make_oracle("newton_schulz"))
 
 
 def text(x: float, y: float, words: str, size: int = 20, anchor: str = "start") -> str:
-    """A line of text whose baseline begins, or is centred, at x, y."""
+    """Write a line of text whose baseline begins, or is centred, at x, y."""
     return (
         f'<text x="{x:g}" y="{y:g}" font-size="{size}" text-anchor="{anchor}" '
         f'fill="{INK}">{words}</text>'
@@ -37,7 +37,7 @@ def text(x: float, y: float, words: str, size: int = 20, anchor: str = "start") 
 
 
 def box(x: float, y: float, width: float, height: float, fill: str, edge: float = 0.7) -> str:
-    """A filled rectangle with an edge."""
+    """Draw a filled rectangle with an edge."""
     return (
         f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" fill="{fill}" '
         f'stroke="{INK}" stroke-width="{edge:g}"/>'
@@ -45,7 +45,7 @@ def box(x: float, y: float, width: float, height: float, fill: str, edge: float 
 
 
 def arrow(x1: float, y1: float, x2: float, y2: float) -> str:
-    """A line that ends in a head."""
+    """Draw a line that ends in a head."""
     return (
         f'<line x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}" stroke="{INK}" '
         'stroke-width="1.6" marker-end="url(#head)"/>'
@@ -53,7 +53,7 @@ def arrow(x1: float, y1: float, x2: float, y2: float) -> str:
 
 
 def picture(height: int, title: str, parts: Iterator[str]) -> str:
-    """An SVG on a white ground, so that it can be read on dark pages too."""
+    """Write an SVG on a white ground, so that it can be read on dark pages too."""
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
@@ -70,7 +70,7 @@ def picture(height: int, title: str, parts: Iterator[str]) -> str:
 
 
 def slices(plan: Plan) -> Iterator[str]:
-    """Every rank's flat slice, element by element, and the cut matrix with its holders."""
+    """Draw every rank's flat slice, element by element, and the cut matrix with its holders."""
     layout = plan.layout
     for rank in range(RANKS):
         top = 40 + 62 * rank
@@ -105,7 +105,7 @@ def _grid(plan: Plan, top: int) -> Iterator[str]:
 
 
 def step(plan: Plan) -> Iterator[str]:
-    """One step of the cut matrix: pieces to the owner, the rule, updates back."""
+    """Draw one step of the cut matrix: pieces to the owner, the rule, updates back."""
     owner = plan.owners[CUT]
     for column, words in ((150, "gather"), (330, "rule"), (510, "scatter")):
         yield text(column, 26, words, 22, "middle")
@@ -152,7 +152,7 @@ APPLIED = (
 
 
 def timeline(plan: Plan) -> Iterator[str]:
-    """Two rounds on one rank, in the order of ``Exchange.__call__``."""
+    """Draw two rounds on one rank, in the order of ``Exchange.__call__``."""
     unit = (WIDTH - 100) / 11.2
     lanes = (
         ("wire", ON_THE_WIRE, "#dddddd"),
@@ -180,7 +180,7 @@ PICTURES = {
 
 
 def draw() -> dict[str, str]:
-    """File name → SVG."""
+    """Draw all of them: file name → SVG."""
     plan = plan_of_example()
     return {
         name: picture(height, title, parts(plan))

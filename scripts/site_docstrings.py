@@ -21,8 +21,13 @@ class ReadableDocstrings(Extension):
 
 
 def markdown_of(docstring: str) -> str:
-    """A docstring without reStructuredText."""
-    docstring = FORMULA.sub(lambda m: f"\n{convert(m[1].strip(), display='block')}\n\n", docstring)
+    """Rewrite a docstring without reStructuredText."""
+    docstring = FORMULA.sub(lambda m: _block(m[1].strip()), docstring)
     # In a span: at the beginning of a line Markdown would take <math> for a paragraph of its own.
     docstring = INLINE_FORMULA.sub(lambda m: f"<span>{convert(m[1])}</span>", docstring)
     return ROLE.sub(lambda m: f"`{m[1].rsplit('.', 1)[-1]}`", docstring)
+
+
+def _block(formula: str) -> str:
+    """Write a formula in a box of its own, which scrolls where the page is too narrow."""
+    return f'\n<div class="formula">{convert(formula, display="block")}</div>\n\n'

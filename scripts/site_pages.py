@@ -43,18 +43,18 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def paths_of(patterns: tuple[str, ...]) -> list[str]:
-    """The repository's files that match, without those that tools leave behind."""
-    found = {path.relative_to(ROOT) for pattern in patterns for path in ROOT.glob(pattern)}
-    return sorted(path.as_posix() for path in found if not path.parts[0].startswith("."))
+    """Return the repository's files that match, without those that tools leave behind."""
+    paths = {path.relative_to(ROOT) for pattern in patterns for path in ROOT.glob(pattern)}
+    return sorted(path.as_posix() for path in paths if not path.parts[0].startswith("."))
 
 
 def targets(page: str, text: str) -> list[str]:
-    """The files, from the root, that a page's links lead to."""
+    """Return the files, from the root, that a page's links lead to."""
     return [normpath(join(dirname(page), target_of(page, link[1]))) for link in LINK.finditer(text)]
 
 
 def target_of(page: str, link: str) -> str:
-    """Where a relative link of a page leads on the site."""
+    """Return where a relative link of a page leads on the site."""
     path = ROOT / normpath(join(dirname(page), link))
     if path.is_dir():
         return link.rstrip("/") + "/README.md"
@@ -64,7 +64,7 @@ def target_of(page: str, link: str) -> str:
 
 
 def shown(path: str) -> str:
-    """A page that shows a file."""
+    """Write a page that shows a file."""
     text = (ROOT / path).read_text()
     if path.endswith(".ipynb"):
         return "\n\n".join(map(cell_of_notebook, json.loads(text)["cells"]))
@@ -74,7 +74,7 @@ def shown(path: str) -> str:
 
 
 def cell_of_notebook(cell: dict[str, list[str]]) -> str:
-    """A cell and the text that it printed."""
+    """Write a cell and the text that it printed."""
     source = "".join(cell["source"])
     if str(cell["cell_type"]) == "markdown":
         return source
@@ -84,5 +84,5 @@ def cell_of_notebook(cell: dict[str, list[str]]) -> str:
 
 
 def fenced(language: str, text: str) -> str:
-    """A code block; its fence is longer than any in the text."""
+    """Write a code block; its fence is longer than any in the text."""
     return f"``````{language}\n{text.rstrip()}\n``````"

@@ -96,12 +96,12 @@ class Record:
 
 
 def to_state(record: Record) -> dict[str, Any]:
-    """A record as plain data that any version can read."""
+    """Return a record as plain data that any version can read."""
     return {"format": FORMAT, **asdict(record)}
 
 
 def from_state(state: Mapping[str, Any]) -> Record:
-    """The record in a base optimizer's state dict.
+    """Return the record in a base optimizer's state dict.
 
     Raises:
         ValueError: there is none, or its format is unknown.

@@ -91,7 +91,7 @@ def slice_state(layout: Slice, parameters: Mapping[str, State]) -> State:
 
 
 def _agreed(states: Sequence[tuple[str, State]]) -> dict[str, Any]:
-    """What all of the named states share."""
+    """Return what all of the named states share."""
     (first_name, first), *others = states
     for name, state in others:
         if state.keys != first.keys:

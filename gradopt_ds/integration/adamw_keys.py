@@ -17,7 +17,7 @@ HANDED_ON = ("lr", "weight_decay", *AUXILIARY)
 
 
 def lent_to_aux(keys: Collection[str]) -> tuple[str, ...]:
-    """The keys at the top that belong to the auxiliary AdamW.
+    """Return the keys at the top that belong to the auxiliary AdamW.
 
     Args:
         keys: of the optimizer's constructor; one that it has itself is its own.
@@ -28,7 +28,7 @@ def lent_to_aux(keys: Collection[str]) -> tuple[str, ...]:
 def handed_on(
     label: str, settings: Mapping[str, Any], base: Mapping[str, Any], valid: Collection[str]
 ) -> dict[str, Any]:
-    """A base's settings, completed by those that stand beside it; its own come first.
+    """Complete a base's settings by those that stand beside it; its own come first.
 
     Args:
         label: names the base in messages.

@@ -21,8 +21,13 @@ READ_KEY_BY_KEY = (
 )  # fmt: skip
 """Blocks that refuse nothing by themselves."""
 
-READ_ELSEWHERE = frozenset({"data_parallel_size", "sequence_parallel_size"})
-"""Keys at the top that ``deepspeed.initialize`` reads before it parses the rest."""
+READ_ELSEWHERE: Mapping[str, frozenset[str]] = {
+    # deepspeed.initialize; with the old `"zero_optimization": true`; transformers.
+    TOP: frozenset({"data_parallel_size", "sequence_parallel_size", "allgather_size", "inference"}),
+    # An earlier name, which DeepSpeed's documentation keeps and PyTorch Lightning writes.
+    "aio": frozenset({"thread_count"}),
+}
+"""Valid keys of which the parsing of an ordinary config shows nothing."""
 
 COMMENTS = ("_", "//")
 """A key that begins so is a comment."""
@@ -55,18 +60,20 @@ def known_keys() -> Mapping[str, frozenset[str]]:
     blocks = {name: _Asked(type="Adam") for name in READ_KEY_BY_KEY}
     top = _Asked(train_micro_batch_size_per_gpu=1, **blocks)
     DeepSpeedConfig(top)
-    found = {name: frozenset(block.asked) for name, block in blocks.items()}
-    return {TOP: frozenset(top.asked | READ_ELSEWHERE), **found}
+    return {
+        name: frozenset(block.asked | READ_ELSEWHERE.get(name, frozenset()))
+        for name, block in {TOP: top, **blocks}.items()
+    }
 
 
 def _problem(block: str, key: str, valid: frozenset[str]) -> str:
     place = f"{block}.{key}" if block else key
     near = get_close_matches(key, valid, n=1)
-    homes = [name for name, keys in known_keys().items() if key in keys]
+    blocks = [name for name, keys in known_keys().items() if key in keys]
     if near:
         return f"DeepSpeed has no key {place!r} and would ignore it: did you mean {near[0]!r}?"
-    if homes:
-        where = f"in {homes[0]!r}" if homes[0] else "at the top"
+    if blocks:
+        where = f"in {blocks[0]!r}" if blocks[0] else "at the top"
         return f"DeepSpeed would ignore {place!r}: the key belongs {where}"
     return (
         f"DeepSpeed has no key {place!r} and would ignore it: remove it (a comment's key may "

@@ -14,6 +14,7 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 from deepspeed.runtime.zero import utils as zero_utils
 from torch.optim import Optimizer
 
+from gradopt_ds.integration.checkpoints.configured import warn_of_lr_without_schedule
 from gradopt_ds.integration.checkpoints.files import Wanted
 from gradopt_ds.integration.checkpoints.recording import record_in_state
 from gradopt_ds.integration.checkpoints.resume import check_before_loading, load_universal
@@ -32,6 +33,7 @@ from gradopt_ds.integration.unsupported import (
     refuse_untested_base,
 )
 from gradopt_ds.integration.zero.attach import attach
+from gradopt_ds.integration.zero.discarded_gradients import discard_on_zero_grad
 from gradopt_ds.integration.zero.slicing import read_slices
 from gradopt_ds.integration.zero.unwritten_gradients import clear_unwritten_gradients
 from gradopt_ds.optim import GradPower, MatrixOptimizer
@@ -82,7 +84,7 @@ class IdleStep:
 
 
 def is_ours(optimizer: object) -> bool:
-    """Whether an optimizer needs this library's integration."""
+    """Tell whether an optimizer needs this library's integration."""
     return isinstance(optimizer, MatrixOptimizer | GradPower)
 
 
@@ -116,7 +118,7 @@ def _refuse_settings(engine: Any, optimizer_name: str) -> None:
 
 
 def _do_optimizer_sanity_check(original: Any, engine: Any, basic_optimizer: Optimizer) -> Any:
-    """The last look at an optimizer before it is wrapped, however it was made."""
+    """Look at an optimizer for the last time before it is wrapped, however it was made."""
     if not is_ours(basic_optimizer):
         refuse_conversion(basic_optimizer)
     if not is_ours(basic_optimizer) or engine.client_optimizer is None:
@@ -148,6 +150,7 @@ def _configure_optimizer(original: Any, engine: Any, *args: Any, **kwargs: Any) 
         slices = read_slices(engine.optimizer, optimizer)
         log_on_rank_0(attach(engine, optimizer, slices))
         clear_unwritten_gradients(engine.optimizer)
+        discard_on_zero_grad(engine.optimizer)
         record_in_state(engine, optimizer, slices)
 
 
@@ -155,9 +158,12 @@ def _load_checkpoint_of_one_tag(
     original: Any, engine: Any, load_dir: str, tag: str | None = None, *args: Any, **kwargs: Any
 ) -> Any:
     """Load the same checkpoint on all ranks."""
-    if is_ours(engine.basic_optimizer):
-        tag = agree_on_tag(engine, load_dir, tag)
-    return original(engine, load_dir, tag, *args, **kwargs)
+    if not is_ours(engine.basic_optimizer):
+        return original(engine, load_dir, tag, *args, **kwargs)
+    tag = agree_on_tag(engine, load_dir, tag)
+    loaded = original(engine, load_dir, tag, *args, **kwargs)
+    warn_of_lr_without_schedule(engine)
+    return loaded
 
 
 def _load_checkpoint(

@@ -35,7 +35,7 @@ def warn_of_default_weights(model: nn.Module) -> None:
 
 
 def default_embeddings(model: nn.Module) -> list[str]:
-    """Names of embeddings drawn from torch's default, the standard normal distribution.
+    """List the names of embeddings drawn from torch's default, the standard normal distribution.
 
     Trained embeddings have a standard deviation of 0.01 to 0.1, so loaded weights are not named. Of
     a weight that ZeRO has cut, the part on this rank is looked at; nothing is gathered.

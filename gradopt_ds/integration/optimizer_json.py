@@ -21,6 +21,7 @@ from gradopt_ds.integration.registry import (
 )
 from gradopt_ds.matrices import ExchangeSettings
 from gradopt_ds.optim import GradPower, MatrixOptimizer, matrix_param_groups
+from gradopt_ds.optim.aux_adamw import has_fused_kernel
 from gradopt_ds.optim.param_groups import MATRIX
 from gradopt_ds.optim.settings import AuxAdamW, Positive
 from gradopt_ds.optim.splits import Split
@@ -109,11 +110,21 @@ def _construct(
             settings = AuxAdamW(**settings).model_dump()
         build: Any = entry.optimizer
         optimizer: Optimizer = build(parameters, **settings)
+        if entry.optimizer is AdamW:
+            _step_in_one_kernel(optimizer.param_groups)
     except ValidationError as error:
         raise ValueError(_explained(label, error)) from error
     except (TypeError, ValueError) as error:
         raise ValueError(f"{label}: {error}") from error
     return optimizer
+
+
+def _step_in_one_kernel(groups: Iterable[dict[str, Any]]) -> None:
+    """Let torch's AdamW take its fused step, where the weights allow it."""
+    for group in groups:
+        # On the meta device nothing steps but the estimate of memory, which asks for this setting.
+        fits = (param.is_meta or has_fused_kernel(param) for param in group["params"])
+        group["fused"] = all(fits) or None
 
 
 def _matrix_optimizer(
@@ -140,7 +151,7 @@ def _matrix_optimizer(
 
 
 def _with_aux(optimizer: type[MatrixOptimizer], settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings whose ``aux`` has what the top says of it, and a rate in place of ``lr_scale``."""
+    """Give ``aux`` what the top says of it, and a rate in place of ``lr_scale``."""
     arguments = _arguments(optimizer)
     lent = {key: settings.pop(key) for key in lent_to_aux(arguments) if key in settings}
     AuxAdamW(**lent)  # a wrong value is named as it stands, without "aux"

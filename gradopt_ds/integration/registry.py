@@ -77,25 +77,25 @@ def register_optimizer(
 
 
 def canonical_name(name: str | None) -> str | None:
-    """This library's spelling of a JSON optimizer type; None if the type is not ours."""
+    """Return this library's spelling of a JSON optimizer type; None if the type is not ours."""
     spellings = {known.lower(): known for known in names()}
     return spellings.get(name.lower()) if name else None
 
 
 def names() -> list[str]:
-    """Every optimizer type that a JSON may name besides DeepSpeed's own."""
+    """Return every optimizer type that a JSON may name besides DeepSpeed's own."""
     return [*OPTIMIZERS, GRAD_POWER]
 
 
 def bases() -> dict[str, Entry]:
-    """What ``"GradPower"`` takes as its base."""
+    """Return what ``"GradPower"`` takes as its base."""
     plain = {name: entry for name, entry in OPTIMIZERS.items() if entry.power == 1.0}
     # There the name is free: DeepSpeed's Muon works on gradients before any optimizer sees them.
     return {**{n: Entry(c) for n, c in TORCH_ELEMENTWISE.items()}, "Muon": Entry(Muon), **plain}
 
 
 def is_elementwise(optimizer: type[Optimizer]) -> bool:
-    """Whether a class is known, or was registered, to work on flat slices."""
+    """Tell whether a class is known, or was registered, to work on flat slices."""
     registered = (entry.optimizer for entry in OPTIMIZERS.values())
     known = {*TORCH_ELEMENTWISE.values(), *registered}
     return optimizer in known and not issubclass(optimizer, MatrixOptimizer)

@@ -34,7 +34,7 @@ def warn_of_adamw_rate(optimizer: Optimizer) -> None:
 
 
 def adamw_rate_problems(optimizer: MatrixOptimizer) -> list[str]:
-    """What does not fit together if ``lr`` is AdamW's: the matrices' step, the auxiliary rate."""
+    """Name what does not fit if ``lr`` is AdamW's: the matrices' step, the auxiliary rate."""
     lr, relative = _largest_step(optimizer)
     if lr >= RATES_OF_MATRICES or relative == 0:
         return []

@@ -13,7 +13,7 @@ from gradopt_ds.integration.registry import canonical_name, names
 def trainer_optimizer(
     name: str, **params: Any
 ) -> tuple[Callable[[], Callable[..., Optimizer]], dict[str, Any]]:
-    """What ``Trainer(optimizer_cls_and_kwargs=…)`` takes, for an optimizer of this library.
+    """Make what ``Trainer(optimizer_cls_and_kwargs=…)`` takes, for an optimizer of this library.
 
     Trainer hands the model to it, so that it knows which parameters are matrices. Settings are
     those given here; ``TrainingArguments`` sets none of them, its schedule is followed. Under

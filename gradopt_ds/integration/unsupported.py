@@ -79,6 +79,11 @@ REFUSED: tuple[Setting, ...] = (
         lambda e: e.load_universal_checkpoint() and not e.zero_optimization(),
     ),
     (
+        # The files would have no checksums, and none of them could be loaded again.
+        '"checkpoint": {"checkpoint_serialization": false}',
+        lambda e: not e.checkpoint_serialization_enabled(),
+    ),
+    (
         '"fp16": {"fp16_master_weights_and_grads": true}',
         lambda e: e.fp16_master_weights_and_gradients(),
     ),
@@ -127,11 +132,11 @@ def refuse_unsupported_settings(engine: Any, optimizer_name: str) -> None:
     Raises:
         NotImplementedError: names the optimizer and every such setting.
     """
-    found = [name for name, is_set in REFUSED if is_set(engine)]
-    if found:
+    refused = [name for name, is_set in REFUSED if is_set(engine)]
+    if refused:
         raise NotImplementedError(
-            f"{optimizer_name} does not support {', '.join(found)} yet. Supported are ZeRO stages "
-            "0 to 3 in fp32, bf16 and fp16, with data parallelism, and offload to the CPU."
+            f"{optimizer_name} does not support {', '.join(refused)} yet. Supported are ZeRO "
+            "stages 0 to 3 in fp32, bf16 and fp16, with data parallelism, and offload to the CPU."
         )
 
 

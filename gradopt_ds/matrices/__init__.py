@@ -5,7 +5,7 @@ from gradopt_ds.matrices.exchange_settings import ExchangeSettings
 from gradopt_ds.matrices.matrix_map import (
     MatrixMap,
     MatrixRule,
-    MatrixUpdate,
+    MatrixUpdates,
     WholeMatrixMap,
     map_equal_shapes,
 )
@@ -17,7 +17,7 @@ __all__ = [
     "ExchangeSettings",
     "MatrixMap",
     "MatrixRule",
-    "MatrixUpdate",
+    "MatrixUpdates",
     "RowShards",
     "WholeMatrixMap",
     "map_equal_shapes",

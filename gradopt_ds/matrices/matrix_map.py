@@ -27,25 +27,35 @@ multiplies the working set of the largest matrix by the number of layers."""
 
 
 @dataclass(frozen=True)
-class MatrixUpdate:
-    """The update of one matrix, or of the part of it that a rank holds.
+class MatrixUpdates:
+    """The updates of some matrices, at least one, or of the parts of them that a rank holds.
+
+    They come together so that they can be applied together: with a number of operations that does
+    not grow with the number of matrices.
 
     Attributes:
-        param: the parameter, or the flat slice, that the update belongs to.
-        direction: the rule's direction, in the shape of ``target(param)``. Owned by the receiver.
-        scale: 0-d factor of the direction.
-        where: the elements of the flattened ``param``; ``None`` when it is all of ``param``.
+        params: for each update the parameter, or the flat slice, that it belongs to.
+        directions: the rule's directions, in the shapes of ``parts_of``. Owned by the receiver.
+        scales: ``[k]``, the factors of the k directions.
+        where: the elements of each flattened parameter; ``None`` when it is all of the parameter.
     """
 
-    param: Tensor
-    direction: Tensor
-    scale: Tensor
-    where: slice | None = None
+    params: Sequence[Tensor]
+    directions: list[Tensor] | tuple[Tensor, ...]
+    scales: Tensor
+    where: Sequence[slice | None]
 
-    def target(self, like_param: Tensor) -> Tensor:
-        """The part of a tensor laid out like ``param`` (weights, momentum) that is updated."""
+    def parts_of(self, like_param: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """Return the parts that are updated.
+
+        Args:
+            like_param: parameter → a tensor laid out like it: its momentum, or the weight itself.
+        """
         # `view` and not `flatten`: where that would have to copy, the update would be lost.
-        return like_param if self.where is None else like_param.view(-1)[self.where]
+        return [
+            like_param(param) if where is None else like_param(param).view(-1)[where]
+            for param, where in zip(self.params, self.where, strict=True)
+        ]
 
 
 class MatrixMap(Protocol):
@@ -56,14 +66,14 @@ class MatrixMap(Protocol):
 
     def __call__(
         self, params: Sequence[Tensor], directions: Sequence[Tensor], rule: MatrixRule
-    ) -> Iterator[MatrixUpdate]:
+    ) -> Iterator[MatrixUpdates]:
         """Yield the updates of every matrix in ``params``, in any order."""
         ...
 
 
 def map_equal_shapes(
     matrices: Sequence[Tensor], rule: MatrixRule
-) -> Iterator[tuple[int, Tensor, Tensor]]:
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """Apply ``rule`` to matrices of any shapes, those of one shape together.
 
     Args:
@@ -71,7 +81,7 @@ def map_equal_shapes(
         rule: the batched rule.
 
     Yields:
-        ``(index, direction [m, n], scale [])`` for every matrix, batch by batch.
+        ``(k indices, directions [k, m, n], scales [k])`` for every batch.
     """
     by_shape: dict[tuple[torch.Size, torch.dtype], list[int]] = {}
     for index, matrix in enumerate(matrices):
@@ -84,7 +94,7 @@ def map_equal_shapes(
             # One matrix, the largest as a rule, need not be copied to become a batch.
             stacked = torch.stack(members) if len(members) > 1 else members[0][None]
             directions, scales = rule(stacked, WHOLE)
-            yield from zip(batch, directions, scales, strict=True)
+            yield batch, directions, scales
 
 
 class WholeMatrixMap:
@@ -100,12 +110,12 @@ class WholeMatrixMap:
 
     def __call__(
         self, params: Sequence[Tensor], directions: Sequence[Tensor], rule: MatrixRule
-    ) -> Iterator[MatrixUpdate]:
+    ) -> Iterator[MatrixUpdates]:
         """Yield the updates of every matrix in ``params``.
 
         Raises:
             RuntimeError: it is not known which matrices lie in a parameter; it may be a flat slice
-                whose layout nobody gave.
+                whose layout was not given.
         """
         places: list[tuple[Tensor, Block]] = []
         matrices: list[Tensor] = []
@@ -121,9 +131,12 @@ class WholeMatrixMap:
             for block in self.blocks[param]:
                 places.append((param, block))
                 matrices.append(flat[block.where].view(block.rows, block.columns))
-        for index, direction, scale in map_equal_shapes(matrices, rule):
-            param, block = places[index]
-            if direction.shape == param.shape:
-                yield MatrixUpdate(param, direction, scale)
-            else:
-                yield MatrixUpdate(param, direction.flatten(), scale, block.where)
+        for batch, found, scales in map_equal_shapes(matrices, rule):
+            members = [places[index] for index in batch]
+            alone = [(block.rows, block.columns) == param.shape for param, block in members]
+            yield MatrixUpdates(
+                [param for param, _ in members],
+                [d if one else d.flatten() for d, one in zip(found, alone, strict=True)],
+                scales,
+                [None if one else b.where for (_, b), one in zip(members, alone, strict=True)],
+            )

@@ -14,7 +14,7 @@ class RowShards(Protocol):
     """
 
     def rows(self, x: Tensor) -> int:
-        """Rows of the whole matrix, of which ``x`` ``[..., m, n]`` has some."""
+        """Count the rows of the whole matrix, of which ``x`` ``[..., m, n]`` has some."""
         ...
 
     def sum(self, x: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ class RowShards(Protocol):
         ...
 
     def max(self, x: Tensor) -> Tensor:
-        """The elementwise maximum of what each rank computed from its rows."""
+        """Return the elementwise maximum of what each rank computed from its rows."""
         ...
 
 
@@ -30,15 +30,15 @@ class Whole:
     """The row shards of a matrix that is not sharded: all rows are here."""
 
     def rows(self, x: Tensor) -> int:
-        """Rows of ``x``."""
+        """Count the rows of ``x``."""
         return x.shape[-2]
 
     def sum(self, x: Tensor) -> Tensor:
-        """``x``: there is nothing to add."""
+        """Return ``x``: there is nothing to add."""
         return x
 
     def max(self, x: Tensor) -> Tensor:
-        """``x``: there is nothing to compare with."""
+        """Return ``x``: there is nothing to compare with."""
         return x
 
 

@@ -22,7 +22,7 @@ FLOAT, INDEX = 4, 8
 
 
 def forward_bytes(config: Any, setup: Setup) -> int:
-    """Bytes kept at the end of the forward pass, parameters left out.
+    """Count the bytes kept at the end of the forward pass, parameters left out.
 
     Args:
         config: transformers' config of a LLaMA or a Qwen2MoE.
@@ -41,7 +41,7 @@ def forward_bytes(config: Any, setup: Setup) -> int:
 
 
 def peak_bytes(config: Any, setup: Setup) -> int:
-    """Most bytes at a time: with the logits, in their own dtype and in float32, or their gradient.
+    """Return the most bytes at a time: the logits, in their dtype and in float32, or a gradient.
 
     Where layers are recomputed, one of them exists whole besides.
     """
@@ -84,7 +84,7 @@ def _swiglu(config: Any, e: int) -> int:
 
 
 def _experts(config: Any, e: int) -> int:
-    """Router, shared expert with its gate, and the chosen experts' inputs, insides and outputs."""
+    """Count the router, the shared expert with its gate, and the chosen experts' tensors."""
     h, chosen = config.hidden_size, config.num_experts_per_tok
     shared = 4 * e * config.shared_expert_intermediate_size + e * (h + 1)
     each = 4 * INDEX + e * (2 * h + 4 * config.moe_intermediate_size + 1)

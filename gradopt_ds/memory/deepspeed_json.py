@@ -30,7 +30,7 @@ BATCHES = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accum
 
 
 def read_setup(config: Mapping[str, Any], ranks: int) -> dict[str, Any]:
-    """Fields of :class:`gradopt_ds.memory.setup.Setup` that a DeepSpeed JSON decides.
+    """Return the fields of :class:`gradopt_ds.memory.setup.Setup` that a DeepSpeed JSON decides.
 
     Args:
         config: the JSON.

@@ -86,8 +86,8 @@ def estimate(
     groups = [part for parts in by_group for part in parts]
     state = _state(model, built, by_group, setup)
     ranks = range(setup.ranks) if rank is None else [rank]
-    all_ranks = [zero_bytes(groups, setup, one) for one in ranks]
-    held = max(all_ranks, key=lambda one: (one.cast_gradients, one.gradients))
+    all_ranks = [zero_bytes(groups, setup, rank) for rank in ranks]
+    held = max(all_ranks, key=lambda size: (size.cast_gradients, size.gradients))
     workspace = workspace_bytes(built, by_group, setup)
     forward = activations.forward_bytes(model.config, setup)
     backward = activations.peak_bytes(model.config, setup)
@@ -125,11 +125,11 @@ def _part_bytes(groups: Sequence[Group], setup: Setup) -> int:
 
 
 def _groups(model: nn.Module, built: Built, setup: Setup) -> list[list[Group]]:
-    """For each of the optimizer's groups its parameters; experts apart where they are spread."""
+    """Return each group's parameters; experts apart where they are spread over ranks."""
     names = {param: name for name, param in model.named_parameters()}
     spread = setup.expert_parallel
     modules = _expert_modules(names.values())
-    found = []
+    groups = []
     for group in built.optimizer.param_groups:
         dense, experts = [], []
         for param in group["params"]:
@@ -142,14 +142,14 @@ def _groups(model: nn.Module, built: Built, setup: Setup) -> list[list[Group]]:
             else:
                 experts.append(_share(name, shape, spread))
         parts = [Group(tuple(dense), setup.ranks), Group(tuple(experts), setup.ranks // spread)]
-        found.append([part for part in parts if part.shapes])
-    if spread > 1 and not any(len(parts) > 1 for parts in found):
+        groups.append([part for part in parts if part.shapes])
+    if spread > 1 and not any(len(parts) > 1 for parts in groups):
         raise ValueError(f"expert_parallel {spread}, but no parameter's name has {EXPERTS!r} in it")
-    return found
+    return groups
 
 
 def _expert_modules(names: Iterable[str]) -> dict[str, int]:
-    """For each list of experts that are modules of their own, how many they are."""
+    """Count the experts of every list of experts that are modules of their own."""
     matches = [match for name in names if (match := EXPERT_MODULE.match(name))]
     return {
         stack: 1 + max(int(match["index"]) for match in matches if match["stack"] == stack)
@@ -177,7 +177,7 @@ def _divided(experts: int, ranks: int, name: str) -> int:
 def _state(
     model: nn.Module, built: Built, by_group: Sequence[Sequence[Group]], setup: Setup
 ) -> tuple[int, int]:
-    """State of matrices, and of everything else."""
+    """Count the state of matrices, and of everything else."""
     stepped = [
         [shape for shapes in stepped_shapes(parts, setup) for shape in shapes] for parts in by_group
     ]
@@ -193,6 +193,6 @@ def _state(
 
 def _share_of_matrices(model: nn.Module) -> float:
     elements = {rule: 0 for rule in (MATRIX, AUX)}
-    for one in default_assignments(model).values():
-        elements[one.rule] += prod(one.shape)
+    for assignment in default_assignments(model).values():
+        elements[assignment.rule] += prod(assignment.shape)
     return elements[MATRIX] / sum(elements.values())

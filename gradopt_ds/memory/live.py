@@ -23,27 +23,27 @@ CATEGORIES = ("weights", "masters", "state", "gradients", "buffers", "other")
 
 
 def tensors_in(tree: Any) -> Iterator[Tensor]:
-    """The tensors in nested mappings, lists, tuples and sets; subclasses of these too."""
+    """Return the tensors in nested mappings, lists, tuples and sets; subclasses of these too."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, Mapping):
-        for one in tree.values():
-            yield from tensors_in(one)
+        for branch in tree.values():
+            yield from tensors_in(branch)
     elif isinstance(tree, list | tuple | set | deque):
-        for one in tree:
-            yield from tensors_in(one)
+        for branch in tree:
+            yield from tensors_in(branch)
 
 
 Existing = Sequence[weakref.ref[Tensor]]
 
 
 def existing_tensors() -> Existing:
-    """The tensors that there are now, without keeping them."""
+    """Return the tensors that there are now, without keeping them."""
     return [weakref.ref(tensor) for tensor in _all_tensors()]
 
 
 def live_bytes(engine: Any, before: Existing = ()) -> dict[str, int]:
-    """Bytes that this rank holds now, by category, each storage counted once.
+    """Count the bytes that this rank holds now, by category, each storage counted once.
 
     A storage that several categories share belongs to the first of them in :data:`CATEGORIES`.
 
@@ -99,4 +99,8 @@ def _claim(tensors: Iterable[Tensor], seen: set[int]) -> int:
 
 def _all_tensors() -> list[Tensor]:
     # `isinstance` would ask proxies for their class, and some answer with an error.
-    return [one for one in gc.get_objects() if issubclass(type(one), Tensor) and not one.is_meta]
+    return [
+        candidate
+        for candidate in gc.get_objects()
+        if issubclass(type(candidate), Tensor) and not candidate.is_meta
+    ]

@@ -32,9 +32,9 @@ class Moments:
 
     def take(self, moment: str) -> None:
         """Count now."""
-        found = live_bytes(self._engine, self._before)
+        now = live_bytes(self._engine, self._before)
         known = self.taken.setdefault(moment, dict.fromkeys(CATEGORIES, 0))
-        self.taken[moment] = {key: max(known[key], found[key]) for key in CATEGORIES}
+        self.taken[moment] = {key: max(known[key], now[key]) for key in CATEGORIES}
 
     def close(self) -> None:
         """Count no more."""
@@ -42,7 +42,7 @@ class Moments:
 
 
 def resident_bytes() -> int:
-    """Bytes of this process that are in memory now; 0 where the system does not tell."""
+    """Count the bytes of this process that are in memory now; 0 where the system does not tell."""
     return _status("VmRSS")
 
 
@@ -58,7 +58,7 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Most bytes allocated on a CUDA device, or else most bytes of this process in memory."""
+    """Return the most bytes allocated on a CUDA device, or else of this process in memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

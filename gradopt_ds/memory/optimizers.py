@@ -10,7 +10,7 @@ from torch.optim import AdamW, Optimizer
 
 from gradopt_ds.integration.optimizer_json import build_optimizer
 from gradopt_ds.integration.registry import OPTIMIZERS, canonical_name, names
-from gradopt_ds.matrices import MatrixRule, MatrixUpdate
+from gradopt_ds.matrices import MatrixRule, MatrixUpdates
 from gradopt_ds.memory.live import tensors_in
 from gradopt_ds.optim import MatrixOptimizer, base_of
 
@@ -24,6 +24,10 @@ BLOCKS: Mapping[str, dict[str, Any]] = {
 ADAM_KEYS = frozenset({"lr", "betas", "eps", "weight_decay", "amsgrad"})
 DEEPSPEED_KEYS = frozenset({"torch_adam", "adam_w_mode", "bias_correction"})
 
+ON_META: Mapping[str, Any] = {"stochastic_rounding": False, "fused": None}
+"""Settings of a step on meta tensors: random numbers and fused kernels need a device that computes.
+The state has the same size."""
+
 
 @dataclass(frozen=True)
 class Built:
@@ -31,8 +35,8 @@ class Built:
 
     Attributes:
         optimizer: it has never stepped.
-        torch_steps: torch takes the step, with counters that are tensors and with temporaries as
-            large as its parameters; DeepSpeed's fused Adam has neither.
+        torch_steps: torch takes the step, with counters that are tensors; DeepSpeed's fused Adam
+            has none.
     """
 
     optimizer: Optimizer
@@ -49,21 +53,20 @@ class Built:
         return any(group.get("power", 1.0) != 1.0 for group in self.optimizer.param_groups)
 
     def state_bytes(self, stepped: Sequence[Sequence[tuple[int, ...]]], dtype: torch.dtype) -> int:
-        """Bytes of state, found by taking a step on meta tensors: nothing is derived.
+        """Count the bytes of state by taking a step on meta tensors: nothing is derived.
 
         Args:
             stepped: for each parameter group the shapes of the tensors that it steps on.
             dtype: theirs.
         """
         groups = self.optimizer.param_groups
-        before = [group["params"] for group in groups]
+        before = [dict(group) for group in groups]
         self.optimizer.state.clear()
         if isinstance(self.base, MatrixOptimizer):
             self.base.matrix_map = _without_rule
         for group, shapes in zip(groups, stepped, strict=True):
             group["params"] = [_with_gradient(shape, dtype) for shape in shapes]
-            # Random numbers need a device that computes; what is rounded has the same size.
-            group.update({"stochastic_rounding": False} if "stochastic_rounding" in group else {})
+            group.update({key: value for key, value in ON_META.items() if key in group})
         self.optimizer.step()
         held = [
             tensor.numel() * tensor.itemsize
@@ -72,14 +75,14 @@ class Built:
             if key != "step" or self.torch_steps
             for tensor in tensors_in(value)
         ]
-        for group, params in zip(groups, before, strict=True):
-            group["params"] = params
+        for group, settings in zip(groups, before, strict=True):
+            group.update(settings)
         self.optimizer.state.clear()
         return sum(held)
 
 
 def build(block: Mapping[str, Any], model: nn.Module) -> Built:
-    """The optimizer of a DeepSpeed JSON over a model on the meta device.
+    """Build the optimizer of a DeepSpeed JSON over a model on the meta device.
 
     Args:
         block: the ``"optimizer"`` block.
@@ -106,10 +109,10 @@ def build(block: Mapping[str, Any], model: nn.Module) -> Built:
 
 def _without_rule(
     params: Sequence[Tensor], directions: Sequence[Tensor], rule: MatrixRule
-) -> Iterator[MatrixUpdate]:
-    """A matrix map for shapes alone: it asks the rule for nothing."""
+) -> Iterator[MatrixUpdates]:
+    """Serve as a matrix map for shapes alone: ask the rule for nothing."""
     for param, direction in zip(params, directions, strict=True):
-        yield MatrixUpdate(param, torch.empty_like(direction), direction.new_empty(()))
+        yield MatrixUpdates([param], [torch.empty_like(direction)], direction.new_empty(1), [None])
 
 
 def _with_gradient(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:

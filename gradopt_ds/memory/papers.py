@@ -26,18 +26,18 @@ CONVENTION = Setup(stage=1, precision="pure-bf16")
 
 
 def paper_bytes(model: nn.Module, optimizer: Mapping[str, Any]) -> int:
-    """Bytes by the papers' convention.
+    """Count the bytes by the papers' convention.
 
     Args:
         model: it may be on the meta device.
         optimizer: the ``"optimizer"`` block of a DeepSpeed JSON.
     """
-    found = estimate(model, optimizer, CONVENTION)
-    return found.weights + found.state
+    estimated = estimate(model, optimizer, CONVENTION)
+    return estimated.weights + estimated.state
 
 
 def table(models: Mapping[str, nn.Module]) -> list[dict[str, Any]]:
-    """One row per optimizer, GiB by size of model."""
+    """Return one row per optimizer, GiB by size of model."""
     return [
         {
             "optimizer": name,

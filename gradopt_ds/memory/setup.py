@@ -127,7 +127,7 @@ class Setup(BaseModel):
         return PRECISIONS[self.precision]
 
     def engine_config(self, optimizer: Mapping[str, Any]) -> dict[str, Any]:
-        """The DeepSpeed JSON of this setup, for engines that are to be measured.
+        """Write the DeepSpeed JSON of this setup, for engines that are to be measured.
 
         Args:
             optimizer: the ``"optimizer"`` block.

@@ -6,7 +6,7 @@ from gradopt_ds.memory.live import tensors_in
 
 
 def optimizer_state_bytes(optimizer: Optimizer) -> int:
-    """Bytes of all tensors in ``optimizer.state`` on this rank, each storage counted once.
+    """Count the bytes of the tensors in ``optimizer.state`` on this rank, each storage once.
 
     Under ZeRO, ``engine.basic_optimizer`` is the optimizer to ask. Master weights are no state.
     """
@@ -14,7 +14,7 @@ def optimizer_state_bytes(optimizer: Optimizer) -> int:
 
 
 def optimizer_state_bytes_by_key(optimizer: Optimizer) -> dict[str, int]:
-    """The same bytes by state key (``exp_avg``, ``momentum_buffer``, …), largest first.
+    """Return the same bytes by state key (``exp_avg``, ``momentum_buffer``, …), largest first.
 
     A storage that several keys share is counted for the first.
     """

@@ -1,9 +1,11 @@
 """What a step needs besides its state, and gives back: bounds, held by the tests."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from math import prod
+from typing import Any
 
+import torch
 from torch.optim import Adam, AdamW
 
 from gradopt_ds.matrices import ExchangeSettings
@@ -12,6 +14,7 @@ from gradopt_ds.memory.optimizers import Built
 from gradopt_ds.memory.setup import Setup
 from gradopt_ds.memory.zero import Group, stepped_shapes, steps_on_all_groups
 from gradopt_ds.optim import MatrixOptimizer
+from gradopt_ds.optim.aux_adamw import CHUNK
 from gradopt_ds.optim.param_groups import MATRIX
 from gradopt_ds.sharding.plan import COPIES, ELEMENT_BYTES
 
@@ -19,12 +22,16 @@ RULE_COPIES = 7
 """A batch of matrices in float32 and the rule's temporaries: six as large, at most."""
 
 ADAM_COPIES = 2
-"""torch's AdamW: the root of the second moment, and that root divided. Of tensors
-that it steps on one after the other, that of the last is still there."""
+"""torch's Adam and AdamW where they are not fused: the root of the second moment, and that root
+divided. Of tensors that it steps on one after the other, that of the last is still there."""
+
+ROUNDED_COPIES = 9
+"""The auxiliary AdamW with stochastic rounding, of a chunk in float32: weight, gradient, two
+moments, and five temporaries of the rounding."""
 
 
 def workspace_bytes(built: Built, groups: Sequence[Sequence[Group]], setup: Setup) -> int:
-    """Bytes that a step may occupy besides gradients and state, at most.
+    """Count the bytes that a step may occupy besides gradients and state, at most.
 
     Args:
         built: the optimizer.
@@ -32,7 +39,6 @@ def workspace_bytes(built: Built, groups: Sequence[Sequence[Group]], setup: Setu
         setup: of ZeRO.
     """
     master = setup.dtypes.masters.itemsize
-    adam = built.torch_steps and isinstance(built.base, AdamW | Adam | MatrixOptimizer)
     rules, copies = [], []
     for group, parts in zip(built.optimizer.param_groups, groups, strict=True):
         sizes = [prod(shape) for shapes in stepped_shapes(parts, setup) for shape in shapes]
@@ -42,13 +48,23 @@ def workspace_bytes(built: Built, groups: Sequence[Sequence[Group]], setup: Setu
             largest = max(block.numel for block in blocks)
             own = _matrix_bytes(parts, largest, setup, built.base.exchange)
         else:
-            own = (ADAM_COPIES * max(sizes) + _second(sizes, setup)) * master * adam
+            own = _elementwise_bytes(built, group, sizes, setup)
         rules.append(own)
         stepped = sum(sizes) if setup.stage < 3 else max(sizes)
         copies.append(stepped * master * built.powered)
     if steps_on_all_groups(setup):  # the power copies the gradients of them all
         return max(rules) + sum(copies)
     return max(map(sum, zip(rules, copies, strict=True)))
+
+
+def _elementwise_bytes(
+    built: Built, group: Mapping[str, Any], sizes: Sequence[int], setup: Setup
+) -> int:
+    if group.get("stochastic_rounding") and setup.dtypes.masters == torch.bfloat16:
+        return ROUNDED_COPIES * ELEMENT_BYTES * min(max(sizes), CHUNK)
+    if not built.torch_steps or not isinstance(built.base, Adam | AdamW) or group.get("fused"):
+        return 0  # one kernel without temporaries
+    return (ADAM_COPIES * max(sizes) + _second(sizes, setup)) * setup.dtypes.masters.itemsize
 
 
 def _second(sizes: Sequence[int], setup: Setup) -> int:
@@ -59,7 +75,7 @@ def _second(sizes: Sequence[int], setup: Setup) -> int:
 def _matrix_bytes(
     parts: Sequence[Group], largest: int, setup: Setup, exchange: ExchangeSettings
 ) -> int:
-    """``largest``: elements of the largest matrix; a parameter may hold many of them."""
+    """Count for matrices, of which the largest has ``largest`` elements."""
     elements = sum(chain.from_iterable(part.numels for part in parts))
     batch = min(elements, max(BATCH_ELEMENTS, largest))
     local = RULE_COPIES * ELEMENT_BYTES * batch

@@ -37,7 +37,7 @@ class Group:
         return slice_size(sum(self.numels), self.ranks)
 
     def touched(self, rank: int) -> int:
-        """Elements of whole parameters that a rank's slice touches, and of padding in it."""
+        """Count the elements of whole parameters that a rank's slice touches, padding included."""
         start = rank % self.ranks * self.slice_size
         stop = start + self.slice_size
         ends = list(accumulate(self.numels))
@@ -49,7 +49,7 @@ class Group:
         return whole + max(0, stop - max(start, ends[-1]))
 
     def sub_groups(self, size: int) -> Iterator[int]:
-        """Elements of a rank's part of each sub-group of stage 3."""
+        """Count the elements of a rank's part of each sub-group of stage 3."""
         chunks = [chunk_size(numel, self.ranks) for numel in self.numels]
         for members in sub_groups(chunks, size):
             yield sum(chunks[index] for index in members)
@@ -79,7 +79,7 @@ class ZeroBytes:
 
 
 def stepped_shapes(groups: Sequence[Group], setup: Setup) -> list[list[tuple[int, ...]]]:
-    """For each group the shapes of the tensors that the optimizer steps on."""
+    """Return for each group the shapes of the tensors that the optimizer steps on."""
     if setup.stage == 0:
         return [list(group.shapes) for group in groups]
     if setup.stage < 3:
@@ -88,12 +88,12 @@ def stepped_shapes(groups: Sequence[Group], setup: Setup) -> list[list[tuple[int
 
 
 def steps_on_all_groups(setup: Setup) -> bool:
-    """Whether one step of the optimizer sees all groups; else ZeRO hands it one after the other."""
+    """Tell whether one step sees all groups; else ZeRO takes a step for one after the other."""
     return setup.stage == 0 or _is_bf16_optimizer(setup)
 
 
 def zero_bytes(groups: Sequence[Group], setup: Setup, rank: int) -> ZeroBytes:
-    """The bytes of every buffer that ZeRO keeps for these groups on a rank."""
+    """Return the bytes of every buffer that ZeRO keeps for these groups on a rank."""
     if setup.stage == 0:
         return _stage_0(groups, setup)
     if setup.stage == 3:
@@ -169,7 +169,7 @@ def _is_bf16_optimizer(setup: Setup) -> bool:
 
 
 def _bf16_optimizer(groups: Sequence[Group], setup: Setup) -> ZeroBytes:
-    """DeepSpeed's wrapper for bf16 with fp32 gradients at stage 1: they are never partitioned."""
+    """Count for bf16 with fp32 gradients at stage 1, which DeepSpeed's wrapper never partitions."""
     weight = setup.dtypes.weights.itemsize
     flat = sum(group.slice_size * group.ranks for group in groups)
     gradients = flat * setup.dtypes.gradients.itemsize

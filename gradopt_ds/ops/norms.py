@@ -11,7 +11,7 @@ Dims = int | tuple[int, int]
 
 
 def norm(x: Tensor, order: float, dim: Dims, across: RowShards = WHOLE) -> Tensor:
-    """Vector norm of rows or matrices, with ``dim`` kept as 1.
+    """Compute the vector norm of rows or matrices, with ``dim`` kept as 1.
 
     Args:
         x: a floating tensor, not empty along ``dim``.

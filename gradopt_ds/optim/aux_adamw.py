@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import AdamW
+from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
 from gradopt_ds.optim.rounding import store
 
@@ -16,6 +17,23 @@ two moments."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 State = MutableMapping[Any, Any]
+
+
+def has_fused_kernel(*tensors: Tensor) -> bool:
+    """Whether torch's fused AdamW steps on a weight, its gradient and its moments.
+
+    The kernel walks through the memory of all of them alike: of a transposed weight with a gradient
+    that is not, it would update the wrong elements without an error (torch 2.13 on a CPU).
+
+    Args:
+        tensors: in any dtype, layout and device.
+    """
+    devices = _get_fused_kernels_supported_devices()
+    return (
+        all(tensor.is_contiguous() and tensor.is_floating_point() for tensor in tensors)
+        and len({(tensor.device, tensor.dtype) for tensor in tensors}) == 1
+        and tensors[0].device.type in devices
+    )
 
 
 def step_aux(
@@ -38,8 +56,23 @@ def step_aux(
         if generator is not None:
             for param in rounded:
                 _step_in_float32(param, settings, state, generator)
-        if others := [param for param in members if param not in set(rounded)]:
-            adamw = AdamW([{**settings, "params": others}])
+        _step([param for param in members if param not in set(rounded)], settings, state)
+
+
+def _step(params: Iterable[Tensor], settings: dict[str, Any], state: State) -> None:
+    """Torch's step: in one kernel without temporaries where that is possible."""
+    one_kernel: dict[bool, list[Tensor]] = {True: [], False: []}
+    for param in params:
+        assert param.grad is not None
+        own = state.get(param, {})
+        moments = [own[key] for key in MOMENTS if key in own]
+        one_kernel[fused := has_fused_kernel(param, param.grad, *moments)].append(param)
+        if fused and own:
+            # The kernel's counter lies beside the weight; a state saved without it has it on a CPU.
+            own["step"] = own["step"].to(param.device, torch.float32)
+    for fused, members in one_kernel.items():
+        if members:
+            adamw = AdamW([{**settings, "params": members}], fused=fused or None)
             adamw.state = state  # type: ignore[assignment]
             adamw.step()
 
@@ -47,7 +80,7 @@ def step_aux(
 def _step_in_float32(
     param: Tensor, settings: dict[str, Any], state: State, generator: torch.Generator
 ) -> None:
-    """Some rows at a time: AdamW is elementwise, and rows are views in any layout in memory."""
+    """Step some rows at a time: AdamW is elementwise, and rows are views in any layout."""
     assert param.grad is not None
     own = state[param]
     for moment in MOMENTS:
@@ -60,10 +93,8 @@ def _step_in_float32(
     ):
         chunk = weight.float().requires_grad_()
         chunk.grad = gradient.float()
-        adamw = AdamW([{**settings, "params": [chunk]}])
         floats = {key: moment.float() for key, moment in zip(MOMENTS, moments, strict=True)}
-        adamw.state[chunk] = {"step": step.clone(), **floats}
-        adamw.step()
+        _step([chunk], settings, {chunk: {"step": step.clone(), **floats}})
         store(weight, chunk.detach(), generator)
         for key, moment in zip(MOMENTS, moments, strict=True):
             store(moment, floats[key], generator)

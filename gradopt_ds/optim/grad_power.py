@@ -17,7 +17,7 @@ from gradopt_ds.optim.unattached import forget, remember
 
 @contextmanager
 def powered_gradients(groups: Iterable[dict[str, Any]]) -> Iterator[None]:
-    """Within the context the gradients of ``groups`` are ``phi_p(g)``, ``p = group["power"]``.
+    """Give the gradients of ``groups`` as ``phi_p(g)``, ``p = group["power"]``, inside the context.
 
     The gradients themselves are left as they are: a caller that keeps on accumulating into them
     must not meet a gradient that has already been raised to a power. So they exist twice for as
@@ -104,7 +104,7 @@ class GradPower(Optimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """The base optimizer's state; ``power`` travels in its groups."""
+        """Return the base optimizer's state; ``power`` travels in its groups."""
         self._share_with_base()
         return self.base.state_dict()
 
@@ -138,7 +138,7 @@ class GradPower(Optimizer):
 
 
 def base_of(optimizer: Optimizer) -> Optimizer:
-    """The optimizer itself, or the one behind a gradient power."""
+    """Return the optimizer itself, or the one behind a gradient power."""
     return optimizer.base if isinstance(optimizer, GradPower) else optimizer
 
 

@@ -13,7 +13,7 @@ from gradopt_ds.matrices import (
     Block,
     ExchangeSettings,
     MatrixMap,
-    MatrixUpdate,
+    MatrixUpdates,
     RowShards,
     WholeMatrixMap,
 )
@@ -31,7 +31,7 @@ class MatrixOptimizer(Optimizer, ABC):
     """A matrix rule for the linear layers, and torch's AdamW for everything else.
 
     A subclass supplies its rule on whole matrices (:meth:`_matrix_rule`) and, if it has momentum,
-    what the rule is applied to (:meth:`_direction`). Where the matrices are is the business of
+    what the rule is applied to (:meth:`_directions`). Where the matrices are is the business of
     ``matrix_map``: the default expects them whole; under ZeRO it is replaced by an exchange.
 
     Group settings of a matrix group are those in ``matrix_defaults``; of an auxiliary group,
@@ -192,7 +192,7 @@ class MatrixOptimizer(Optimizer, ABC):
     def _matrix_rule(
         self, matrices: Tensor, across: RowShards, group: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor]:
-        """Directions ``[b, m, n]`` and scales ``[b]`` of matrices ``[b, m, n]``.
+        """Compute directions ``[b, m, n]`` and scales ``[b]`` of matrices ``[b, m, n]``.
 
         Args:
             matrices: whole ones, or some rows of tall ones.
@@ -201,7 +201,7 @@ class MatrixOptimizer(Optimizer, ABC):
         """
 
     def relative_step(self, rows: int, columns: int, group: Mapping[str, Any]) -> float | None:
-        """Root mean square of the step of a full-rank matrix over ``lr``, without the decay.
+        """Compute the root mean square of a full-rank matrix's step over ``lr``, without the decay.
 
         Args:
             rows: of the matrix.
@@ -213,26 +213,29 @@ class MatrixOptimizer(Optimizer, ABC):
         """
         return None
 
-    def _direction(self, param: Tensor, group: Mapping[str, Any]) -> Tensor:
-        """What the rule is applied to, elementwise in ``param``: the gradient by default."""
-        assert param.grad is not None
-        return param.grad
+    def _directions(self, params: Sequence[Tensor], group: Mapping[str, Any]) -> list[Tensor]:
+        """Return what the rule is applied to, elementwise in each of ``params``: gradients."""
+        return [param.grad for param in params if param.grad is not None]
 
-    def _apply(self, update: MatrixUpdate, group: Mapping[str, Any]) -> None:
-        """Decay the matrix, or the part that is here, and subtract ``lr * scale * direction``."""
-        step = update.direction.mul_(update.scale * group["lr"])
-        target = update.target(update.param)
-        weight = target.to(step.dtype)  # the target itself, unless that is in half precision
-        weight.mul_(1 - group["lr"] * group["weight_decay"]).sub_(step)
-        if weight is not target:
-            store(target, weight, self._generator)
+    def _apply(self, updates: MatrixUpdates, group: Mapping[str, Any]) -> None:
+        """Decay the matrices, or their parts that are here; subtract ``lr * scale * direction``."""
+        steps = updates.directions
+        torch._foreach_mul_(steps, (updates.scales * group["lr"]).unbind())
+        targets = updates.parts_of(lambda param: param)
+        # The targets themselves, unless those are in half precision.
+        weights = [target.to(step.dtype) for target, step in zip(targets, steps, strict=True)]
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_sub_(weights, steps)
+        for target, weight in zip(targets, weights, strict=True):
+            if weight is not target:
+                store(target, weight, self._generator)
 
     def _step_matrices(self, group: Mapping[str, Any]) -> None:
-        params = [param for param in group["params"] if param.grad is not None]
-        directions = [self._direction(param, group) for param in params]
-        updates = self.matrix_map(params, directions, partial(self._matrix_rule, group=group))
-        for update in updates:
-            self._apply(update, group)
+        if params := [param for param in group["params"] if param.grad is not None]:
+            directions = self._directions(params, group)
+            rule = partial(self._matrix_rule, group=group)
+            for updates in self.matrix_map(params, directions, rule):
+                self._apply(updates, group)
 
     def _seed_rounding(self, group: dict[str, Any]) -> None:
         """Prepare the group's random numbers; its counter travels in checkpoints."""
@@ -281,14 +284,14 @@ class MatrixOptimizer(Optimizer, ABC):
 def _by_hand(
     params: Sequence[Tensor], rule: Rule, blocks: Iterable[Iterable[Block]] | None
 ) -> dict[Tensor, Assignment]:
-    """The assignments of a group that nobody has made from a model."""
+    """Make the assignments of a group that was not made from a model."""
     if rule == AUX:
         own: list[tuple[Block, ...]] = [()] * len(params)
     else:
         own = [tuple(b) for b in blocks] if blocks else [_one_matrix(param) for param in params]
     return {
-        param: Assignment("", whole_shape(param), rule, "in a parameter group made by hand", found)
-        for param, found in zip(params, own, strict=True)
+        param: Assignment("", whole_shape(param), rule, "in a parameter group made by hand", blocks)
+        for param, blocks in zip(params, own, strict=True)
     }
 
 

@@ -49,7 +49,7 @@ class Assignment:
 
 
 def whole_shape(param: Tensor) -> tuple[int, ...]:
-    """The shape of a parameter, also of one that ZeRO stage 3 has cut into chunks.
+    """Return the shape of a parameter, also of one that ZeRO stage 3 has cut into chunks.
 
     ``deepspeed.zero.Init`` leaves an empty placeholder and writes the shape beside it.
     """
@@ -104,7 +104,7 @@ def matrix_param_groups(
     exclude: Sequence[str] = (),
     split: Mapping[str, int | Sequence[int]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Parameter groups for a matrix optimizer: each given group split by rule.
+    """Make the parameter groups for a matrix optimizer: each given group split by rule.
 
     Args:
         model: the model that the parameters belong to.
@@ -157,7 +157,7 @@ def _as_groups(
 
 
 def default_assignments(model: nn.Module) -> dict[Tensor, Assignment]:
-    """What :func:`assign_rules` starts from; a 3-D tensor of unknown content is auxiliary here."""
+    """Choose what :func:`assign_rules` starts from; unknown 3-D tensors are auxiliary here."""
     names = {param: name for name, param in model.named_parameters() if param.requires_grad}
     owners: dict[Tensor, list[nn.Module]] = {param: [] for param in names}
     for module in model.modules():
@@ -190,7 +190,7 @@ def default_assignments(model: nn.Module) -> dict[Tensor, Assignment]:
 
 
 def _routers(model: nn.Module) -> set[Tensor]:
-    """The weights of what stands beside experts and chooses among them."""
+    """Return the weights of what stands beside experts and chooses among them."""
     return {
         param
         for module in model.modules()

@@ -13,13 +13,13 @@ def matching(names: Iterable[str], patterns: Sequence[str], setting: str) -> set
     available = list(names)
     matched: set[str] = set()
     for pattern in patterns:
-        found = {name for name in available if fnmatchcase(name, pattern)}
-        if not found:
+        names = {name for name in available if fnmatchcase(name, pattern)}
+        if not names:
             raise ValueError(
                 f"{setting} pattern {pattern!r} matches no parameter; "
                 f"the model has {listed(available)}"
             )
-        matched |= found
+        matched |= names
     return matched
 
 
@@ -31,13 +31,13 @@ def splits_by_name(
     Raises:
         ValueError: a pattern matches no name, or two patterns match one.
     """
-    found: dict[str, int | Sequence[int]] = {}
+    parts_of: dict[str, int | Sequence[int]] = {}
     for pattern, parts in split.items():
         for name in sorted(matching(names, [pattern], "split")):
-            if name in found:
+            if name in parts_of:
                 raise ValueError(f"two patterns of split match {name!r}: {pattern!r} is one")
-            found[name] = parts
-    return found
+            parts_of[name] = parts
+    return parts_of
 
 
 def listed(items: Sequence[object], most: int = 12) -> str:

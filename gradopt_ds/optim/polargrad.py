@@ -1,12 +1,12 @@
 """PolarGrad and Muon: steps along the polar factor of the momentum."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from gradopt_ds.matrices import MatrixUpdate, RowShards
+from gradopt_ds.matrices import MatrixUpdates, RowShards
 from gradopt_ds.ops import Oracle, nuclear_norm
 from gradopt_ds.optim.matrix_optimizer import MatrixOptimizer
 from gradopt_ds.optim.param_groups import MATRIX
@@ -35,8 +35,11 @@ class PolarGrad(MatrixOptimizer):
         M \leftarrow \beta M + (1-\beta)G, \quad
         X \leftarrow (1 - \eta\lambda)X - \eta\,\|M\|_*^a\,U
 
-    Polar first: :math:`G = UH,\ M \leftarrow \beta M + (1-\beta)U,\
-    X \leftarrow (1 - \eta\lambda)X - \eta\,\|G\|_*^a\,M`.
+    Polar first (with :math:`G = UH`):
+
+    .. math::
+        M \leftarrow \beta M + (1-\beta)U, \quad
+        X \leftarrow (1 - \eta\lambda)X - \eta\,\|G\|_*^a\,M
 
     Source: arXiv 2505.21799, Algorithms 1-3. With the nuclear norm the learning rate has units
     of inverse curvature: it does not carry over between model sizes, nor from Muon.
@@ -48,7 +51,7 @@ class PolarGrad(MatrixOptimizer):
         momentum_order: whether the average is over gradients or over polar factors.
         nesterov: look ahead with ``(1 - beta) G + beta M`` (momentum first only).
         scale: factor of the polar factor of an m x n matrix: ``nuclear`` is ``||.||_*^a``,
-            ``none`` 1 (Muon), ``spectral`` sqrt(max(1, m/n)), ``rms`` 0.2 sqrt(max(m, n)).
+            ``none`` 1, ``spectral`` sqrt(max(1, m/n)) (Muon), ``rms`` 0.2 sqrt(max(m, n)).
         nuclear_exponent: a in [0, 1], spans Muon (0) to PolarGrad (1).
         weight_decay: decoupled weight decay lambda of the matrices.
         oracle: how the polar factor is computed: a name in :data:`gradopt_ds.ops.ORACLES`, or a
@@ -108,19 +111,22 @@ class PolarGrad(MatrixOptimizer):
         super().add_param_group(param_group)
 
     def relative_step(self, rows: int, columns: int, group: Mapping[str, Any]) -> float | None:
-        """The scale over the root of the longer side: see :meth:`MatrixOptimizer.relative_step`."""
+        """Return the scale over the longer side's root (see :class:`MatrixOptimizer`)."""
         averaged = group["momentum"] > 0 and group["momentum_order"] == "polar_first"
         if group["scale"] == "nuclear" or averaged:
             return None
         # The polar factor has min(m, n) singular values of 1 and mn entries.
         return _factor(group["scale"], rows, columns) / max(rows, columns) ** 0.5
 
-    def _direction(self, param: Tensor, group: Mapping[str, Any]) -> Tensor:
-        gradient = super()._direction(param, group)
+    def _directions(self, params: Sequence[Tensor], group: Mapping[str, Any]) -> list[Tensor]:
+        gradients = super()._directions(params, group)
         if group["momentum"] == 0 or group["momentum_order"] == "polar_first":
-            return gradient
-        average = self._momentum(param).lerp_(gradient, 1 - group["momentum"])
-        return gradient.lerp(average, group["momentum"]) if group["nesterov"] else average
+            return gradients
+        averages = [self._momentum(param) for param in params]
+        torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
+        if group["nesterov"]:
+            return list(torch._foreach_lerp(gradients, averages, group["momentum"]))
+        return averages
 
     def _matrix_rule(
         self, matrices: Tensor, across: RowShards, group: Mapping[str, Any]
@@ -131,12 +137,13 @@ class PolarGrad(MatrixOptimizer):
         factor = _factor(group["scale"], across.rows(matrices), matrices.shape[-1])
         return polar, polar.new_full(matrices.shape[:1], factor)
 
-    def _apply(self, update: MatrixUpdate, group: Mapping[str, Any]) -> None:
+    def _apply(self, updates: MatrixUpdates, group: Mapping[str, Any]) -> None:
         if group["momentum"] > 0 and group["momentum_order"] == "polar_first":
-            average = update.target(self._momentum(update.param))
-            average.lerp_(update.direction.to(average.dtype), 1 - group["momentum"])
-            update.direction.copy_(average)
-        super()._apply(update, group)
+            averages, directions = updates.parts_of(self._momentum), updates.directions
+            polar = [d.to(a.dtype) for a, d in zip(averages, directions, strict=True)]
+            torch._foreach_lerp_(averages, polar, 1 - group["momentum"])
+            torch._foreach_copy_(directions, averages)
+        super()._apply(updates, group)
 
     def _momentum(self, param: Tensor) -> Tensor:
         state = self.state[param]
@@ -160,7 +167,7 @@ class Muon(PolarGrad):
         lr: learning rate.
         momentum: decay rate of the moving average.
         nesterov: look ahead before orthogonalising.
-        scale: ``none``, ``spectral`` (what ``torch.optim.Muon`` calls "original") or ``rms``, see
+        scale: ``spectral`` (what ``torch.optim.Muon`` calls "original"), ``rms`` or ``none``, see
             :class:`PolarGrad`.
         weight_decay: decoupled weight decay of the matrices.
         oracle: see :class:`PolarGrad`; Muon's own is ``newton_schulz``.

@@ -14,7 +14,7 @@ logger = logging.getLogger("gradopt_ds")
 BASE_LR = "base_lr"
 """A group's key for the ``lr`` it was given: schedulers write ``lr`` and leave this alone."""
 
-FROM_CONFIG = ("oracle", "stochastic_rounding")
+FROM_CONFIG = ("oracle", "stochastic_rounding", "fused")
 """How a step is computed, not what it is: loading leaves these as they are configured."""
 
 NO_SETTINGS = frozenset({"params", "param_names", "initial_lr", "rounding_step", "algorithm"})
@@ -24,7 +24,7 @@ Settings = Mapping[str, Any]
 
 
 def settings_of(group: Mapping[str, Any]) -> dict[str, Any]:
-    """A group's settings as plain data: numbers, strings, lists, mappings; ``lr`` is its base."""
+    """Describe a group's settings in numbers, strings, lists and mappings; ``lr`` is its base."""
     settings = {k: plain(v) for k, v in group.items() if k not in {*NO_SETTINGS, BASE_LR}}
     if "lr" in settings:
         settings["lr"] = plain(group.get(BASE_LR, group["lr"]))
@@ -32,7 +32,7 @@ def settings_of(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def configured_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """What the groups said before anything was loaded; remembered when first asked for."""
+    """Return what the groups said before anything was loaded; remembered when first asked for."""
     settings: list[dict[str, Any]] = vars(optimizer).setdefault(
         "_configured", [settings_of(group) for group in optimizer.param_groups]
     )
@@ -85,11 +85,14 @@ def load_with_settings(
     configured = configured_settings(optimizer)
     saved = [settings_of(group) for group in state_dict["param_groups"]]
     refuse_another_rule(saved, configured, fixed)
-    load(state_dict)
+    groups = [dict(group) for group in state_dict["param_groups"]]
+    for group, settings in zip(groups, configured, strict=False):  # torch refuses other numbers
+        # Before torch loads: it puts AdamW's counter where the fused step wants it.
+        group.update({key: settings[key] for key in FROM_CONFIG if key in settings})
+    load({**state_dict, "param_groups": groups})
     for group, settings in zip(optimizer.param_groups, configured, strict=True):
         for key, value in settings.items():
-            if key in FROM_CONFIG or key not in group:
-                group[key] = value
+            group.setdefault(key, value)
         if "lr" in group:
             group.setdefault(BASE_LR, settings["lr"])
     _say(saved, configured)
@@ -109,13 +112,16 @@ def use_configured(optimizer: Optimizer, lr_is_scheduled: bool) -> list[str]:
     configured = configured_settings(optimizer)
     for index, (group, settings) in enumerate(zip(optimizer.param_groups, configured, strict=True)):
         held = settings_of(group)
+        is_scheduled = lr_is_scheduled or "initial_lr" in group
+        if "lr" in group and not is_scheduled:
+            held["lr"] = plain(group["lr"])  # where a schedule that is gone has left it
         for key, value in settings.items():
             if held[key] == value:
                 continue
-            if key == "lr" and (lr_is_scheduled or "initial_lr" in group):
+            if key == "lr" and is_scheduled:
                 changes.append(
-                    f"group {index}: lr is left to the scheduler, which began from {held[key]!r} "
-                    f"(configured: {value!r}); change it there"
+                    f"group {index}: lr is left to the scheduler (the saved group began from "
+                    f"{held[key]!r}, configured: {value!r}); what it does is set there"
                 )
                 continue
             changes.append(f"group {index}: {key} {value!r} from now on ({held[key]!r} before)")
@@ -125,8 +131,17 @@ def use_configured(optimizer: Optimizer, lr_is_scheduled: bool) -> list[str]:
     return changes
 
 
+def left_by_a_schedule(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Name the groups whose ``lr`` is not the one they were given, in words."""
+    return [
+        f"group {index}: lr is {group['lr']!r}, and was {group[BASE_LR]!r} before any schedule"
+        for index, group in enumerate(groups)
+        if BASE_LR in group and group["lr"] != group[BASE_LR]
+    ]
+
+
 def plain(value: Any) -> Any:
-    """A setting as JSON has it; what JSON cannot have, as text."""
+    """Return a setting as JSON has it; what JSON cannot have, as text."""
     if isinstance(value, Tensor) and value.numel() == 1:
         return value.item()
     if isinstance(value, list | tuple):
@@ -167,5 +182,10 @@ def _differences(then: Settings, now: Settings) -> Iterator[str]:
             yield f"{key} goes on as {then[key]!r} (saved; nothing is configured)"
         elif then[key] != now[key] and key in FROM_CONFIG:
             yield f"{key} is {now[key]!r} as configured (saved: {then[key]!r})"
+        elif then[key] != now[key] and key == "lr":
+            yield (
+                f"lr goes on as {then[key]!r} (saved; configured: {now[key]!r}), unless a "
+                "scheduler sets it"
+            )
         elif then[key] != now[key]:
             yield f"{key} goes on as {then[key]!r} (saved; configured: {now[key]!r})"

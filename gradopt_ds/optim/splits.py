@@ -19,7 +19,7 @@ columns]``, are divided: the number of equal parts, or the rows of each part."""
 
 
 def blocks_of(shape: Sequence[int], split: int | Sequence[int] = 1) -> tuple[Block, ...]:
-    """The matrices of a parameter, by position.
+    """Return the matrices of a parameter, by position.
 
     Args:
         shape: of the parameter, ``[rows, columns]`` or ``[count, rows, columns]``.
@@ -40,7 +40,7 @@ def blocks_of(shape: Sequence[int], split: int | Sequence[int] = 1) -> tuple[Blo
 
 
 def stacked_experts(owner: nn.Module, leaf: str) -> tuple[int, str] | None:
-    """How experts that ``transformers`` stacks in one 3-D tensor are split, and the reason.
+    """Return how experts that ``transformers`` stacks in one 3-D tensor are split, and the reason.
 
     Its expert modules say themselves how they store weights: whether gate and up follow one
     another or alternate, and whether a weight is transposed. Only what can be read there is known.

@@ -36,7 +36,7 @@ def in_use_when_made() -> Iterator[None]:
 
 
 def unattached_over(params: Iterable[Tensor]) -> list[Optimizer]:
-    """The optimizers that are alive, have never stepped by themselves, and hold these parameters.
+    """Find optimizers that are alive, have never stepped by themselves, and hold these parameters.
 
     An optimizer with state has stepped in a plain script, and what it did is in the weights.
     """

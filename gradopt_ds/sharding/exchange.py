@@ -1,19 +1,21 @@
 """Exchange: flat slices ↔ matrices, put together on one owner or, under gram, row by row."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gradopt_ds.matrices import MatrixRule, MatrixUpdate, RowShards, map_equal_shapes
+from gradopt_ds.matrices import MatrixRule, MatrixUpdates, RowShards, map_equal_shapes
 from gradopt_ds.sharding.group_shards import GroupShards
 from gradopt_ds.sharding.layout import Piece
 from gradopt_ds.sharding.plan import Plan, Traffic
-from gradopt_ds.sharding.transfer import Transfer
+from gradopt_ds.sharding.transfer import Transfer, copy_each
 
 Updates = Mapping[int, tuple[Tensor, Tensor]]
-"""Index of a matrix → the flattened direction of the shard that is here, and the scale."""
+"""Index of a matrix → the flattened direction of the shard that is here, and its 0-d scale in
+float32, as it travels."""
 
 
 class Exchange:
@@ -39,11 +41,14 @@ class Exchange:
         self.device = torch.device(device)
         self.rank = dist.get_rank(process_group)
         self.local = plan.local(self.rank)
+        # What every step would ask for again, for each of its pieces.
+        shards = {index: plan.shard(index, self.rank) for index in plan.cut}
+        self.shards = {index: shard for index, shard in shards.items() if shard}
         self.traffic = [plan.traffic(self.rank, round_) for round_ in range(len(plan.rounds))]
 
     def __call__(
         self, param: Tensor, direction: Tensor, rule: MatrixRule
-    ) -> Iterator[MatrixUpdate]:
+    ) -> Iterator[MatrixUpdates]:
         """Yield the updates of this rank's slice ``param``; every rank must exhaust it.
 
         While one round is computed, the pieces of the next are on their way, and so are the
@@ -56,7 +61,7 @@ class Exchange:
         """
         gathering = self._gather(direction, 0)
         yield from self._local_updates(param, direction, rule)
-        returning: Iterator[MatrixUpdate] = iter(())
+        returning: Iterator[MatrixUpdates] = iter(())
         for round_, traffic in enumerate(self.traffic):
             shards = self._assemble(direction, round_, gathering)
             gathering = self._gather(direction, round_ + 1)
@@ -72,13 +77,15 @@ class Exchange:
 
     def _local_updates(
         self, param: Tensor, direction: Tensor, rule: MatrixRule
-    ) -> Iterator[MatrixUpdate]:
+    ) -> Iterator[MatrixUpdates]:
         def on_device(batch: Tensor, across: RowShards) -> tuple[Tensor, Tensor]:
             return rule(batch.to(self.device), across)
 
         matrices = [self._as_rows(direction[p.in_slice], p.matrix) for p in self.local]
-        for index, update, scale in map_equal_shapes(matrices, on_device):
-            yield self._update(param, self.local[index], update.flatten(), scale)
+        for batch, directions, scales in map_equal_shapes(matrices, on_device):
+            pieces = [self.local[index] for index in batch]
+            flat = _beside(param, directions.flatten(1))
+            yield _updates(param, pieces, flat.unbind(), _beside(param, scales))
 
     def _gather(self, direction: Tensor, round_: int) -> Transfer | None:
         """Send the pieces of a round to where they are put together; None after the last."""
@@ -96,21 +103,23 @@ class Exchange:
     def _assemble(
         self, direction: Tensor, round_: int, gathering: Transfer | None
     ) -> dict[int, Tensor]:
-        """The rows of a round that are put together here."""
+        """Return the rows of a round that are put together here."""
         assert gathering is not None
         traffic = self.traffic[round_]
         shards = {
-            index: torch.empty(len(shard), dtype=direction.dtype, device=self.device)
+            index: torch.empty(len(self.shards[index]), dtype=direction.dtype, device=self.device)
             for index in self.plan.rounds[round_]
-            if (shard := self.plan.shard(index, self.rank))
+            if index in self.shards
         }
-        for piece in traffic.kept:
-            shards[piece.matrix][self._in_shard(piece)] = direction[piece.in_slice].to(self.device)
+        copy_each(
+            [direction[piece.in_slice] for piece in traffic.kept],
+            [shards[piece.matrix][self._in_shard(piece)] for piece in traffic.kept],
+        )
         received = gathering.wait()
-        for rank, pieces in traffic.from_.items():
-            parts = received[rank].split([piece.length for piece in pieces])
-            for piece, part in zip(pieces, parts, strict=True):
-                shards[piece.matrix][self._in_shard(piece)] = part
+        copy_each(
+            received.split([piece.length for piece in traffic.pieces_from]),
+            [shards[piece.matrix][self._in_shard(piece)] for piece in traffic.pieces_from],
+        )
         return {index: self._as_rows(shard, index) for index, shard in shards.items()}
 
     def _apply(self, round_: int, shards: Mapping[int, Tensor], rule: MatrixRule) -> Updates:
@@ -118,23 +127,29 @@ class Exchange:
         if self.plan.strategies[first] == "gram":
             return self._apply_to_rows(first, shards.get(first), rule)
         indices = list(shards)
-        updates = map_equal_shapes(list(shards.values()), rule)
-        return {indices[i]: (update.flatten(), scale) for i, update, scale in updates}
+        updates: dict[int, tuple[Tensor, Tensor]] = {}
+        for batch, directions, scales in map_equal_shapes(list(shards.values()), rule):
+            parts = zip(directions.flatten(1), scales.float(), strict=True)
+            updates.update(zip((indices[i] for i in batch), parts, strict=True))
+        return updates
 
     def _apply_to_rows(self, index: int, rows: Tensor | None, rule: MatrixRule) -> Updates:
         matrix = self.plan.layout.matrices[index]
         # A rank without rows takes part in the sums, with a row of zeros.
         here = torch.zeros(1, matrix.columns, device=self.device) if rows is None else rows
         directions, scales = rule(here[None], GroupShards(matrix.rows, self.process_group))
-        return {} if rows is None else {index: (directions.flatten(), scales[0])}
+        return {} if rows is None else {index: (directions.flatten(), scales[0].float())}
 
     def _scatter(self, traffic: Traffic, updates: Updates) -> Transfer:
         """Send the updates back, each piece followed by the scale of its matrix."""
+        # Bit by bit: rounded, it would differ from the scale of the owner's own piece.
+        bits = {i: scale.reshape(1).view(self.wire_dtype) for i, (_, scale) in updates.items()}
+
+        def parts(piece: Piece) -> tuple[Tensor, Tensor]:
+            return updates[piece.matrix][0][self._in_shard(piece)], bits[piece.matrix]
+
         return Transfer.start(
-            {
-                rank: [part for piece in pieces for part in self._with_scale(piece, updates)]
-                for rank, pieces in traffic.from_.items()
-            },
+            {rank: list(chain(*map(parts, pieces))) for rank, pieces in traffic.from_.items()},
             {
                 rank: sum(piece.length + self._scale_size for piece in pieces)
                 for rank, pieces in traffic.to.items()
@@ -144,41 +159,43 @@ class Exchange:
             self.process_group,
         )
 
-    def _with_scale(self, piece: Piece, updates: Updates) -> tuple[Tensor, Tensor]:
-        update, scale = updates[piece.matrix]
-        # Bit by bit: rounded, it would differ from the scale of the owner's own piece.
-        return update[self._in_shard(piece)], scale.float().reshape(1).view(self.wire_dtype)
-
     @property
     def _scale_size(self) -> int:
         return torch.float32.itemsize // self.wire_dtype.itemsize
 
     def _kept_updates(
         self, param: Tensor, traffic: Traffic, updates: Updates
-    ) -> Iterator[MatrixUpdate]:
-        for piece in traffic.kept:
-            update, scale = updates[piece.matrix]
-            yield self._update(param, piece, update[self._in_shard(piece)], scale)
+    ) -> Iterator[MatrixUpdates]:
+        if traffic.kept:
+            parts = [updates[p.matrix][0][self._in_shard(p)] for p in traffic.kept]
+            scales = torch.stack([updates[piece.matrix][1] for piece in traffic.kept])
+            directions = [_beside(param, part) for part in parts]
+            yield _updates(param, traffic.kept, directions, _beside(param, scales))
 
     def _received_updates(
         self, param: Tensor, traffic: Traffic, scattering: Transfer
-    ) -> Iterator[MatrixUpdate]:
+    ) -> Iterator[MatrixUpdates]:
         received = scattering.wait()
-        for rank, pieces in traffic.to.items():
+        if pieces := traffic.pieces_to:
             sizes = [size for piece in pieces for size in (piece.length, self._scale_size)]
-            parts = received[rank].split(sizes)
-            for piece, update, scale in zip(pieces, parts[::2], parts[1::2], strict=True):
-                yield self._update(param, piece, update, scale.clone().view(torch.float32)[0])
-
-    def _update(self, param: Tensor, piece: Piece, update: Tensor, scale: Tensor) -> MatrixUpdate:
-        update, scale = (
-            x.to(param.device, torch.promote_types(x.dtype, torch.float32)) for x in (update, scale)
-        )
-        return MatrixUpdate(param, update, scale, piece.in_slice)
+            scales = torch.cat(received.split(sizes)[1::2]).view(torch.float32)
+            directions = _beside(param, received).split(sizes)[::2]
+            yield _updates(param, pieces, directions, _beside(param, scales))
 
     def _in_shard(self, piece: Piece) -> slice:
-        start = piece.matrix_start - self.plan.shard(piece.matrix, self.rank).start
+        start = piece.matrix_start - self.shards[piece.matrix].start
         return slice(start, start + piece.length)
 
     def _as_rows(self, flat: Tensor, index: int) -> Tensor:
         return flat.view(-1, self.plan.layout.matrices[index].columns)
+
+
+def _beside(param: Tensor, x: Tensor) -> Tensor:
+    return x.to(param.device, torch.promote_types(x.dtype, torch.float32))
+
+
+def _updates(
+    param: Tensor, pieces: Sequence[Piece], directions: Sequence[Tensor], scales: Tensor
+) -> MatrixUpdates:
+    where = [piece.in_slice for piece in pieces]
+    return MatrixUpdates([param] * len(pieces), list(directions), scales, where)

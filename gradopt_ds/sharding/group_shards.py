@@ -20,7 +20,7 @@ class GroupShards:
     group: dist.ProcessGroup
 
     def rows(self, x: Tensor) -> int:
-        """Rows of the whole matrix."""
+        """Count the rows of the whole matrix."""
         return self.whole_rows
 
     def sum(self, x: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ class GroupShards:
         return self._reduced(x, dist.ReduceOp.SUM)
 
     def max(self, x: Tensor) -> Tensor:
-        """The elementwise maximum over the ranks."""
+        """Return the elementwise maximum over the ranks."""
         return self._reduced(x, dist.ReduceOp.MAX)
 
     def _reduced(self, x: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:

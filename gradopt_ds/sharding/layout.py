@@ -48,7 +48,7 @@ class Cut:
     base: int = 0
 
     def at(self, offset: int) -> "Cut":
-        """How what begins ``offset`` elements into the flattened matrix is cut."""
+        """Return how what begins ``offset`` elements into the flattened matrix is cut."""
         return replace(self, phase=self.phase + offset)
 
 
@@ -81,7 +81,7 @@ class Piece:
         return slice(self.slice_start, self.slice_start + self.length)
 
     def part(self, start: int, stop: int) -> "Piece":
-        """The part that lies in ``[start, stop)`` of the matrix; it must not be empty."""
+        """Return the part that lies in ``[start, stop)`` of the matrix; it must not be empty."""
         first, last = max(start, self.matrix_start), min(stop, self.matrix_stop)
         offset = first - self.matrix_start
         return Piece(self.matrix, self.rank, first, self.slice_start + offset, last - first)
@@ -117,7 +117,7 @@ class Layout:
                     raise ValueError(f"{matrix.name!r}: {piece} leaves its slice")
 
     def split(self, blocks: Mapping[str, Sequence[Block]]) -> "Layout":
-        """The layout of the matrices that lie in these ones.
+        """Make the layout of the matrices that lie in these ones.
 
         Args:
             blocks: name of a matrix of this layout → what it is made of, instead of itself.
@@ -131,20 +131,20 @@ class Layout:
         return replace(self, matrices=matrices, cuts=cuts)
 
     def holders(self, matrix: int) -> range:
-        """The ranks that hold elements of a matrix; they are consecutive."""
+        """Return the ranks that hold elements of a matrix; they are consecutive."""
         return self.overlapping(matrix, 0, self.matrices[matrix].numel)
 
     def overlapping(self, matrix: int, start: int, stop: int) -> range:
-        """The ranks that hold elements of ``[start, stop)`` of a matrix, which is not empty."""
+        """Return the ranks that hold elements of ``[start, stop)``, not empty, of a matrix."""
         cut = self.cuts[matrix]
         return range((start + cut.phase) // cut.chunk, (stop - 1 + cut.phase) // cut.chunk + 1)
 
     def piece(self, matrix: int, rank: int) -> Piece | None:
-        """What a rank holds of a matrix; None if nothing."""
+        """Return what a rank holds of a matrix; None if nothing."""
         return self._piece(matrix, rank) if rank in self.holders(matrix) else None
 
     def pieces(self, matrix: int) -> Iterator[Piece]:
-        """The pieces of a matrix, by position."""
+        """Return the pieces of a matrix, by position."""
         return (self._piece(matrix, rank) for rank in self.holders(matrix))
 
     def _piece(self, matrix: int, rank: int) -> Piece:
@@ -158,7 +158,7 @@ class Layout:
 def contiguous_layout(
     matrices: Sequence[Matrix], offsets: Sequence[int], slice_size: int, world_size: int
 ) -> Layout:
-    """The layout of ZeRO 1 and 2: one flat tensor per group, cut into equal slices.
+    """Make the layout of ZeRO 1 and 2: one flat tensor per group, cut into equal slices.
 
     Args:
         matrices: the matrices of the group.
@@ -171,7 +171,7 @@ def contiguous_layout(
 
 
 def chunked_layout(matrices: Sequence[Matrix], chunks: Sequence[int], world_size: int) -> Layout:
-    """The layout of ZeRO 3: every matrix is cut into equal chunks, and a slice has one of each.
+    """Make the layout of ZeRO 3: a slice has one of the equal chunks of every matrix.
 
     Args:
         matrices: the matrices of the sub-group.

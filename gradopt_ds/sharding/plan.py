@@ -51,11 +51,11 @@ class Plan:
         return tuple(i for i, strategy in enumerate(self.strategies) if strategy != "local")
 
     def count(self, strategy: Strategy) -> int:
-        """Number of matrices that are put together in this way."""
+        """Count the matrices that are put together in this way."""
         return self.strategies.count(strategy)
 
     def local(self, rank: int) -> tuple[Piece, ...]:
-        """The whole matrices in a rank's slice, one piece each."""
+        """Return the whole matrices in a rank's slice, one piece each."""
         pieces = (
             self.layout.piece(index, rank)
             for index, strategy in enumerate(self.strategies)
@@ -64,7 +64,7 @@ class Plan:
         return tuple(piece for piece in pieces if piece is not None)
 
     def shard(self, matrix: int, rank: int) -> range:
-        """The elements of a flattened matrix that a rank puts together: whole rows, or none."""
+        """Return which elements of a flattened matrix a rank puts together: whole rows, or none."""
         if self.strategies[matrix] != "gram":
             numel = self.layout.matrices[matrix].numel
             return range(numel if self.owners[matrix] == rank else 0)
@@ -76,7 +76,7 @@ class Plan:
         return range(first * columns, stop * columns)
 
     def traffic(self, rank: int, round_: int) -> "Traffic":
-        """What a rank sends, receives and keeps to have a round's matrices put together."""
+        """Return what a rank sends, receives and keeps to have a round's matrices put together."""
         to: dict[int, list[Piece]] = defaultdict(list)
         from_: dict[int, list[Piece]] = defaultdict(list)
         kept = []
@@ -93,7 +93,7 @@ class Plan:
         return Traffic(to, from_, tuple(kept))
 
     def bytes_sent(self, rank: int, wire: int = 4, slices: int = 4) -> int:
-        """Bytes that a rank sends in one step: pieces, updates, and one fp32 scale per update.
+        """Count the bytes that a rank sends in a step: pieces, updates, one fp32 scale per update.
 
         Args:
             rank: of the layout.
@@ -104,7 +104,7 @@ class Plan:
         return sum(traffic.bytes_sent(wire, slices) for traffic in rounds)
 
     def peak_bytes(self, rank: int) -> int:
-        """Bytes that exchange and rule occupy on a rank at their peak, at most."""
+        """Count the bytes that exchange and rule occupy on a rank at their peak, at most."""
         busiest = max(
             (self.traffic(rank, round_).elements_held for round_ in range(len(self.rounds))),
             default=0,
@@ -112,12 +112,12 @@ class Plan:
         return COPIES * ELEMENT_BYTES * busiest
 
     def digest(self) -> int:
-        """63-bit fingerprint, to compare the plans of different ranks."""
+        """Compute a 63-bit fingerprint, to compare the plans of different ranks."""
         text = repr((self.layout, self.strategies, self.owners, self.rounds))
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
     def _assemblers(self, piece: Piece) -> range:
-        """The ranks among which are those whose shards overlap a piece."""
+        """Return the ranks among which are those whose shards overlap a piece."""
         if (owner := self.owners[piece.matrix]) >= 0:
             return range(owner, owner + 1)
         columns = self.layout.matrices[piece.matrix].columns
@@ -152,9 +152,19 @@ class Traffic:
         return sum(piece.length for pieces in self.from_.values() for piece in pieces)
 
     def bytes_sent(self, wire: int, slices: int) -> int:
-        """Bytes of pieces, updates and scales (see :meth:`Plan.bytes_sent`)."""
+        """Count the bytes of pieces, updates and scales (see :meth:`Plan.bytes_sent`)."""
         scales = sum(map(len, self.from_.values()))
         return self.sent * min(wire, slices) + self.received * wire + scales * SCALE_BYTES
+
+    @cached_property
+    def pieces_to(self) -> tuple[Piece, ...]:
+        """The pieces sent, in order of the other ranks, as they lie in a buffer."""
+        return tuple(piece for rank in sorted(self.to) for piece in self.to[rank])
+
+    @cached_property
+    def pieces_from(self) -> tuple[Piece, ...]:
+        """The pieces received, in order of the other ranks, as they lie in a buffer."""
+        return tuple(piece for rank in sorted(self.from_) for piece in self.from_[rank])
 
     @property
     def elements_held(self) -> int:

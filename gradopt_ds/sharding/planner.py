@@ -72,7 +72,7 @@ def _strategy(layout: Layout, index: int, oracle: Oracle, settings: ExchangeSett
 def _owners(
     layout: Layout, strategies: Sequence[Strategy], oracle: Oracle, carried: Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """For each matrix the rank that applies the rule, and for each rank its FLOPs."""
+    """Choose the rank that applies the rule for each matrix; return them and the FLOPs per rank."""
     cost = [oracle.flops(matrix.rows, matrix.columns) for matrix in layout.matrices]
     load = list(carried)
     elements = [0] * layout.world_size
@@ -107,7 +107,7 @@ def _best_trade(
     cost: Sequence[int],
     load: Sequence[int],
 ) -> dict[int, int] | None:
-    """The move, or the exchange of two matrices, that relieves the busiest rank most."""
+    """Find the move, or the exchange of two matrices, that relieves the busiest rank most."""
     owned: dict[int, dict[int, int]] = defaultdict(dict)  # rank → cost → some matrix of that cost
     for index in free:
         owned[owners[index]][cost[index]] = index

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 
-from gradopt_ds.matrices import MatrixRule, MatrixUpdate
+from gradopt_ds.matrices import MatrixRule, MatrixUpdates
 from gradopt_ds.sharding.exchange import Exchange
 
 
@@ -20,7 +20,7 @@ class ShardedMatrixMap:
 
     def __call__(
         self, params: Sequence[Tensor], directions: Sequence[Tensor], rule: MatrixRule
-    ) -> Iterator[MatrixUpdate]:
+    ) -> Iterator[MatrixUpdates]:
         """Yield the updates of this rank's slices (see :class:`gradopt_ds.ops.MatrixMap`).
 
         Raises:

@@ -16,13 +16,11 @@ class Transfer:
         work: the collective.
         outgoing: what this rank sends, by receiver.
         incoming: what it receives, by sender.
-        sizes: elements of ``incoming`` from each rank.
     """
 
     work: dist.Work
     outgoing: Tensor
     incoming: Tensor
-    sizes: list[int]
 
     @classmethod
     def start(
@@ -46,15 +44,20 @@ class Transfer:
         sizes = [sum(map(Tensor.numel, outgoing.get(rank, ()))) for rank in range(world_size)]
         send = torch.empty(sum(sizes), dtype=dtype, device=device)
         parts = [part for rank in range(world_size) for part in outgoing.get(rank, ())]
-        for part, place in zip(parts, send.split([p.numel() for p in parts]), strict=True):
-            place.copy_(part)
+        copy_each(parts, send.split([part.numel() for part in parts]))
         expected = [incoming.get(rank, 0) for rank in range(world_size)]
         receive = torch.empty(sum(expected), dtype=dtype, device=device)
         work = dist.all_to_all_single(receive, send, expected, sizes, group=group, async_op=True)
         assert work is not None
-        return cls(work, send, receive, expected)
+        return cls(work, send, receive)
 
-    def wait(self) -> tuple[Tensor, ...]:
-        """Wait for what the others sent; one tensor for each rank."""
+    def wait(self) -> Tensor:
+        """Wait for what the others sent; flat, in order of their ranks."""
         self.work.wait()
-        return self.incoming.split(self.sizes)
+        return self.incoming
+
+
+def copy_each(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+    """Copy each source to its target, all in one call; any dtypes and devices."""
+    if sources:
+        torch._foreach_copy_(list(targets), list(sources))

@@ -19,7 +19,7 @@ class AfterDeepSpeed:
 
     @classmethod
     def find_spec(cls, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """What the other finders find, with an import of ``gradopt_ds`` after it."""
+        """Find what the other finders do, with an import of ``gradopt_ds`` after it."""
         if name != "deepspeed":
             return None
         others = (finder for finder in sys.meta_path if finder is not cls)

@@ -86,7 +86,7 @@ STAGE_3 = [
 EVERY_OPTIMIZER = [
     Case(optimizer, stage, precision, 2, 0.05)
     for optimizer in RECIPES
-    if optimizer not in ("SWAN", "PolarGrad")
+    if optimizer not in ("SWAN", "PolarGrad") and "by Newton-Schulz" not in optimizer
     for stage, precision in ((0, "fp32"), (1, "bf16"), (2, "fp32"), (2, "fp16"), (3, "bf16"))
 ]
 

@@ -60,17 +60,17 @@ def train(engine: Any, steps: range, overflow_at: int | None = None) -> None:
 
 def weights(engine: Any) -> dict[str, Tensor]:
     """The model's weights and buffers, whole."""
-    found = {name: buffer.clone() for name, buffer in engine.module.named_buffers()}
+    tensors = {name: buffer.clone() for name, buffer in engine.module.named_buffers()}
     for name, param in engine.module.named_parameters():
         with deepspeed.zero.GatheredParameters([param], enabled=hasattr(param, "ds_id")):
-            found[name] = param.detach().clone()
-    return found
+            tensors[name] = param.detach().clone()
+    return tensors
 
 
 def whole_state(engine: Any) -> dict[str, Tensor]:
     """Masters and elementwise state of every parameter, whole: the slices of all ranks joined."""
     names = {param: name for name, param in engine.module.named_parameters()}
-    found = {}
+    state = {}
     for slice_, members in _slices(engine.optimizer):
         tensors = {"fp32": slice_.detach(), **engine.basic_optimizer.state.get(slice_, {})}
         for key, tensor in tensors.items():
@@ -79,8 +79,8 @@ def whole_state(engine: Any) -> dict[str, Tensor]:
             parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
             dist.all_gather(parts, tensor.contiguous())
             for param, whole_from in members:
-                found[f"{names[param]}.{key}"] = whole_from(parts)
-    return found
+                state[f"{names[param]}.{key}"] = whole_from(parts)
+    return state
 
 
 Joined = Callable[[list[Tensor]], Tensor]
@@ -144,8 +144,8 @@ def assert_equal(a: Any, b: Any, path: str = "") -> None:
             assert_equal(a[key], b[key], f"{path}.{key}")
     elif isinstance(a, list | tuple):
         assert len(a) == len(b), path
-        for index, (one, other) in enumerate(zip(a, b, strict=True)):
-            assert_equal(one, other, f"{path}[{index}]")
+        for index, (item, other) in enumerate(zip(a, b, strict=True)):
+            assert_equal(item, other, f"{path}[{index}]")
     else:
         assert a == b, f"{path}: {a!r} and {b!r}"
 

@@ -50,6 +50,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section("numbers recorded by tests, worst first")
     reports = (r for key in ("passed", "failed") for r in terminalreporter.stats.get(key, []))
     recorded = [(dict(r.user_properties), r.nodeid) for r in reports if r.user_properties]
-    for values, name in sorted(recorded, key=lambda one: -max(one[0].values())):
+    for values, name in sorted(recorded, key=lambda entry: -max(entry[0].values())):
         numbers = ", ".join(f"{key} {value:.1e}" for key, value in values.items())
         terminalreporter.write_line(f"{numbers}: {name}")

@@ -82,7 +82,7 @@ def distributed(
     per_ranks = cases if isinstance(cases, Mapping) else dict.fromkeys(ranks, cases or [None])
     pairs = [(count, case) for count in ranks for case in per_ranks[count]]
     ids = [job_id(count, case) for count, case in pairs]
-    if twice := {one for one in ids if ids.count(one) > 1}:
+    if twice := {name for name in ids if ids.count(name) > 1}:
         raise ValueError(f"several cases are called {sorted(twice)}")
 
     def declare(body: Body) -> Body:

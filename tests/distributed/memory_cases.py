@@ -53,14 +53,14 @@ STAGES = [(0, "fp32"), (0, "bf16"), (1, "fp32"), (1, "bf16"), (1, "bf16-fp32-gra
           (3, "pure-bf16")]  # fmt: skip
 PARTITIONED = {"param_persistence_threshold": 500, "sub_group_size": 6000}
 CASES = {
-    1: [Case("llama", "SWAN", *one) for one in STAGES[::2]]
+    1: [Case("llama", "SWAN", *stage) for stage in STAGES[::2]]
     + [
         Case("60m", "SWAN", 2, "bf16"),
         Case("llama", "SWANPower", 0, "fp32"),
         Case("llama", "AdamPower", 0, "bf16"),
         Case("llama", "SWANPower", 1, "bf16-fp32-gradients"),
     ],
-    2: [Case("llama", "PolarGrad", *one) for one in STAGES]
+    2: [Case("llama", "PolarGrad", *stage) for stage in STAGES]
     + [
         Case("tied llama", "AdamW", 2, "bf16"),
         Case("tied llama", "SWAN", 3, "bf16", more=PARTITIONED),
@@ -71,7 +71,7 @@ CASES = {
         Case("llama", "SWAN", 2, "bf16", {"offload_optimizer": True}),
         Case("llama", "SWAN", 3, "bf16", {"offload_optimizer": True, "offload_param": True}),
     ],
-    3: [Case("llama", "AdamW", *one) for one in STAGES[1::2]]
+    3: [Case("llama", "AdamW", *stage) for stage in STAGES[1::2]]
     + [
         Case("llama", "SinkGD", 2, "fp32"),
         Case("llama", "MatrixMuon", 3, "bf16", more=PARTITIONED),

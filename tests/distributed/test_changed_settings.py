@@ -99,6 +99,24 @@ def test_the_same_settings_are_not_worth_a_word() -> None:
 
 
 @distributed(2)
+def test_lr_that_a_missing_schedule_has_left_is_said_and_can_be_put_back() -> None:
+    """The configured lr is the saved one; the schedule had moved it when the run was saved."""
+    scheduler = {"type": "WarmupLR", "params": {"warmup_max_lr": 0.2, "warmup_num_steps": 5}}
+    for case in ALL:
+        path = worker.own_folder(f"schedule gone {case.name}")
+        worker.save(case, path, scheduler=scheduler)
+        engine = worker.start(case, seed=7)
+        with said() as messages:
+            engine.load_checkpoint(path)
+        groups = engine.basic_optimizer.param_groups
+        assert groups[0]["lr"] != 0.1
+        assert ("no scheduler is configured" in "\n".join(messages)) == (dist.get_rank() == 0)
+        gradopt_ds.take_settings_from_config(engine)
+        assert [group["lr"] for group in groups] == [0.1] * len(groups), case.name
+        engine.destroy()
+
+
+@distributed(2)
 def test_rounding_and_oracle_come_from_the_config() -> None:
     """Stochastic rounding, which the log advises to weights without masters, takes effect."""
     for case in ALL:

@@ -58,11 +58,6 @@ def changed(source: Path, name: str, change: Any) -> Path:
     return target
 
 
-def tag_of(path: Path) -> str:
-    """The only tag in a folder of checkpoints."""
-    return next(child.name for child in path.iterdir() if child.is_dir())
-
-
 def names_read(case: Case) -> list[str]:
     """The files that two ranks load at a stage, by DeepSpeed's names."""
     half = "bf16_" if case.precision == "bf16" else ""

@@ -142,10 +142,10 @@ def _train_step(engine: Any, twin: nn.Module, step: int, case: Case) -> dict[str
 
 
 def _assert_close(
-    found: dict[str, np.ndarray], expected: dict[str, np.ndarray], case: Case
+    actual: dict[str, np.ndarray], expected: dict[str, np.ndarray], case: Case
 ) -> None:
     for name, gradient in expected.items():
-        error = np.linalg.norm(found[name] - gradient) / (np.linalg.norm(gradient) or 1.0)
+        error = np.linalg.norm(actual[name] - gradient) / (np.linalg.norm(gradient) or 1.0)
         assert error < 1e-5, f"{case.name}: gradient of {name} is off by {error}"
 
 

@@ -152,14 +152,18 @@ def test_random_layouts_are_exchanged_exactly() -> None:
             polar = oracle(x, across)
             return polar, nuclear_norm(x, polar, across)
 
-        found = torch.full_like(slice_, torch.nan)
-        for update in exchange(found, slice_, rule):
-            update.target(found).copy_(update.direction * update.scale)
+        actual = torch.full_like(slice_, torch.nan)
+        for updates in exchange(actual, slice_, rule):
+            parts = updates.parts_of(lambda param: param)
+            for part, direction, scale in zip(
+                parts, updates.directions, updates.scales, strict=True
+            ):
+                part.copy_(direction * scale)
         for index, whole in enumerate(wholes):
             polar, norm = rule(whole, WHOLE)
             if piece := layout.piece(index, rank):
                 expected = (polar * norm).flatten()[piece.matrix_start : piece.matrix_stop]
-                torch.testing.assert_close(found[piece.in_slice], expected, rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(actual[piece.in_slice], expected, rtol=1e-4, atol=1e-4)
 
 
 @distributed(2, 3)
@@ -180,8 +184,9 @@ def test_transient_bytes_are_bounded() -> None:
         exchange = Exchange(make_plan(layout, oracle, chosen), dist.group.WORLD)
         param = torch.zeros(layout.slice_size)
         with LiveStorages() as live:
-            for update in exchange(param, direction, rule):
-                update.target(param).sub_(update.direction.mul_(update.scale))
+            for updates in exchange(param, direction, rule):
+                torch._foreach_mul_(updates.directions, updates.scales.unbind())
+                torch._foreach_sub_(updates.parts_of(lambda param: param), updates.directions)
         planned = exchange.plan.peak_bytes(dist.get_rank())
         largest = 12 * 4 * max(matrix.numel for matrix in matrices)
         assert 0 < live.peak <= planned <= max(bucket, largest), (live.peak, planned, bucket)

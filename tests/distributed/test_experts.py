@@ -83,7 +83,7 @@ def test_steps_equal_the_reference(case: Case) -> None:
         after = masters(engine)
         if case.zero.get("round_robin_gradients"):
             # The single process differs by rounding, which is no less than such directions.
-            references = {n: one for n, one in references.items() if full_rank(gradients[n])}
+            references = {n: kept for n, kept in references.items() if full_rank(gradients[n])}
             assert any(name.startswith(STACK) for name in references)
         for name, reference in references.items():
             reference.weight = before[name].copy()
@@ -96,11 +96,11 @@ def test_steps_equal_the_reference(case: Case) -> None:
     engine.destroy()
 
 
-def relative(found: Array, expected: Array) -> float:
+def relative(actual: Array, expected: Array) -> float:
     """Error in the Frobenius norm; NaN fails every comparison."""
     if not expected.any():  # An expert without tokens.
-        return float(np.abs(found).max())
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+        return float(np.abs(actual).max())
+    return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
 
 
 def full_rank(gradient: Array) -> bool:

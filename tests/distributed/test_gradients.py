@@ -64,6 +64,28 @@ def test_infinities_of_an_unused_layer_stop_nobody() -> None:
         engine.destroy()
 
 
+@distributed(2)
+def test_zero_grad_discards_what_was_accumulated() -> None:
+    """A pass through all layers is discarded; those that follow do not reach all of them."""
+    accumulating = {"gradient_accumulation_steps": 2}
+    for stage, extra in (
+        *product((0, 1, 2, 3), ({}, accumulating)),
+        *product((1, 2, 3), (OFFLOAD, {**OFFLOAD, **accumulating})),
+        (2, {**BF16, **IN_FP32, **accumulating}),
+    ):
+        weights_after = []
+        for is_discarding in (False, True):
+            settings = config("SWAN", SWAN_PARAMS, stage=stage, **extra)
+            engine = start(settings, model=build_conditional())
+            if is_discarding:
+                engine.backward(engine(micro_batch(0, 0, dist.get_rank())))
+                engine.optimizer.zero_grad()
+            train(engine, range(1, 2))
+            weights_after.append(weights(engine))
+            engine.destroy()
+        assert_same(*weights_after)
+
+
 @dataclass(frozen=True)
 class NanRow:
     """A row of the table in docs/zero.md: what a NaN in the gradient of one rank does.

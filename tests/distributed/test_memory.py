@@ -115,7 +115,7 @@ def masters_of(engine: Any, group: dict[str, Any]) -> list[torch.Tensor]:
     wrapper = engine.optimizer
     if engine.zero_optimization_stage() < 3:
         return group["params"]
-    index = next(i for i, one in enumerate(engine.basic_optimizer.param_groups) if one is group)
+    index = next(i for i, own in enumerate(engine.basic_optimizer.param_groups) if own is group)
     flats = enumerate(wrapper.fp32_partitioned_groups_flat)
     return [flat for i, flat in flats if wrapper.sub_group_to_group_id[i] == index]
 

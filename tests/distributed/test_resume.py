@@ -85,15 +85,15 @@ def test_zero_to_fp32_yields_the_masters(case: Case) -> None:
     train(engine, range(1))
     path = own_folder(f"zero_to_fp32 {case.name}")
     engine.save_checkpoint(path, tag="one")
-    found = get_fp32_state_dict_from_zero_checkpoint(path)
+    actual = get_fp32_state_dict_from_zero_checkpoint(path)
     masters = {
         name[: -len(".fp32")]: w
         for name, w in whole_state(engine).items()
         if name.endswith(".fp32")
     }
     expected = {**weights(engine), **masters}
-    assert found.keys() == expected.keys()
-    assert_equal({name: found[name] for name in expected}, expected, case.name)
+    assert actual.keys() == expected.keys()
+    assert_equal({name: actual[name] for name in expected}, expected, case.name)
     engine.destroy()
 
 

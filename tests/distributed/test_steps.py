@@ -70,8 +70,8 @@ def test_power_sees_the_averaged_gradient_once() -> None:
         g = param.grad
         assert g is not None
         expected = -g.sign() * g.abs() ** 1.5
-        found = weights(engine)[name] - before[name]
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-7)
+        actual = weights(engine)[name] - before[name]
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=2e-7)
 
 
 @distributed(2, 3)
@@ -171,8 +171,8 @@ def test_more_ranks_than_matrices() -> None:
         engine.step()
         reference = Reference(Rule("PolarGrad", lr=0.1, momentum=0.8), start_weight)
         reference.step(gradient)
-        found = weights(engine)["0.weight"].double().numpy()
-        np.testing.assert_allclose(found, reference.weight, rtol=1e-4, atol=1e-5)
+        actual = weights(engine)["0.weight"].double().numpy()
+        np.testing.assert_allclose(actual, reference.weight, rtol=1e-4, atol=1e-5)
 
 
 @distributed(2, 3, cases=on_stages(2, 3, optimizer="SWAN", params=SWAN_PARAMS))

@@ -113,16 +113,16 @@ def test_universal_goes_on_elsewhere(case: Move) -> None:
             facts_here[key] = expected["half"][key]
     assert_equal(expected["half"], facts_here, label)
     train(engine, range(HALF, END))
-    found = facts(engine, loaded)
+    actual = facts(engine, loaded)
     half, end = ({**expected[at]["weights"], **expected[at]["state"]} for at in ("half", "end"))
-    for name, tensor in {**found["weights"], **found["state"]}.items():
+    for name, tensor in {**actual["weights"], **actual["state"]}.items():
         if saved.precision != "fp32" and not name.endswith(".fp32"):
             continue  # Weights in half precision are rounded masters.
         moved = (end[name] - half[name]).norm()
         error = (tensor - end[name]).norm()
         limit = 1e-3 if saved.precision == "fp32" else 0.2
         assert error <= limit * moved, f"{label}: {name} is off by {error / moved}"
-    assert found["steps"] == expected["end"]["steps"]
+    assert actual["steps"] == expected["end"]["steps"]
     engine.destroy()
 
 

@@ -240,5 +240,5 @@ def test_an_own_rate_of_the_embedding_is_meant() -> None:
             adamw.param_groups[0]["lr"] = 1e-4 * share
             adamw.step()
             engine.step()
-        found: Tensor = weights(engine)["embed.weight"]
-        torch.testing.assert_close(found, copied.detach(), rtol=1e-5, atol=1e-8)
+        actual: Tensor = weights(engine)["embed.weight"]
+        torch.testing.assert_close(actual, copied.detach(), rtol=1e-5, atol=1e-8)

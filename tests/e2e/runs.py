@@ -57,9 +57,9 @@ def start(
 
 
 def finish(process: "subprocess.Popen[str]") -> str:
-    told, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, told
-    return told
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    return output
 
 
 def trace(output: Path) -> list[list[Any]]:

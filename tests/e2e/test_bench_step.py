@@ -41,38 +41,38 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def optimizers(output: Path) -> dict[str, dict[str, Any]]:
-    told = json.loads((output / "bench_step.json").read_text())
-    return {one["optimizer"]: one for one in told["optimizers"]}
+    record = json.loads((output / "bench_step.json").read_text())
+    return {row["optimizer"]: row for row in record["optimizers"]}
 
 
 def test_table_and_picture_are_written(output: Path) -> None:
     assert (output / "bench_step.png").read_bytes().startswith(b"\x89PNG")
     assert (output / "bench_step.csv").read_text().count("\n") == 4
-    assert "| Muon | oracle=newton_schulz |" in (output / "bench_step.md").read_text()
-    assert all(one["measurements"][0]["total"][0] > 0 for one in optimizers(output).values())
+    assert "| MatrixMuon | oracle=newton_schulz |" in (output / "bench_step.md").read_text()
+    assert all(row["measurements"][0]["total"][0] > 0 for row in optimizers(output).values())
 
 
 def test_the_exchange_sends_what_the_plan_says(output: Path) -> None:
-    found = optimizers(output)
+    rows = optimizers(output)
     for name in ("MatrixMuon", "SWAN"):
-        for rank in found[name]["measurements"][0]["counts"]:
+        for rank in rows[name]["measurements"][0]["counts"]:
             assert rank["sent"]["alltoall_base_"] == rank["planned_sent"] > 0
             assert rank["calls"]["alltoall_base_"] == 2
     assert all(
-        "alltoall_base_" not in rank["sent"] for rank in found["AdamW"]["measurements"][0]["counts"]
+        "alltoall_base_" not in rank["sent"] for rank in rows["AdamW"]["measurements"][0]["counts"]
     )
 
 
 def test_every_step_sees_the_same_gradients(output: Path) -> None:
     losses = {
-        loss for one in optimizers(output).values() for loss in one["measurements"][0]["losses"]
+        loss for row in optimizers(output).values() for loss in row["measurements"][0]["losses"]
     }
     assert len(losses) == 1
 
 
 def test_state_is_that_of_the_rule(output: Path) -> None:
     """Per rank: 4 bytes of momentum for half of the matrices' elements, nothing for SWAN."""
-    found = {name: one["state_mb"] * 1e6 for name, one in optimizers(output).items()}
+    state = {name: row["state_mb"] * 1e6 for name, row in optimizers(output).items()}
     matrices = 2 * (4 * 48 * 48 + 3 * 48 * 80)
-    assert found["MatrixMuon"] - found["SWAN"] == pytest.approx(4 * matrices / 2)
-    assert found["AdamW"] > found["MatrixMuon"]
+    assert state["MatrixMuon"] - state["SWAN"] == pytest.approx(4 * matrices / 2)
+    assert state["AdamW"] > state["MatrixMuon"]

@@ -45,15 +45,15 @@ def test_the_loss_falls_and_everything_is_written(unbroken: Path) -> None:
     rows = read(unbroken / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.5
-    told = json.loads((unbroken / "summary.json").read_text())
-    assert told["final_validation_loss"] == rows[-1]["validation_loss"] < rows[0]["loss"] - 0.5
-    assert told["zero_stage"] == 2
-    assert told["ranks"] == len(told["optimizer_state_bytes_per_rank"]) == 2
+    summary = json.loads((unbroken / "summary.json").read_text())
+    assert summary["final_validation_loss"] == rows[-1]["validation_loss"] < rows[0]["loss"] - 0.5
+    assert summary["zero_stage"] == 2
+    assert summary["ranks"] == len(summary["optimizer_state_bytes_per_rank"]) == 2
     # SWAN keeps no state for the matrices inside the blocks, so less than Adam's half per rank.
-    assert 0 < max(told["optimizer_state_bytes_per_rank"]) < 8 * told["parameters"] / 2
+    assert 0 < max(summary["optimizer_state_bytes_per_rank"]) < 8 * summary["parameters"] / 2
     assert (unbroken / "metrics.csv").read_text().count("\n") == STEPS + 1
     assert list((unbroken / "tensorboard").glob("events*"))
-    checkpoints = {one.name for one in (unbroken / "checkpoints").glob("step*")}
+    checkpoints = {folder.name for folder in (unbroken / "checkpoints").glob("step*")}
     assert checkpoints == {"step20", "step24"}
 
 
@@ -62,11 +62,11 @@ def test_every_rank_tells_its_memory(unbroken: Path) -> None:
     assert [(row["moment"], row["step"], row["rank"]) for row in rows] == [
         ("held", 1, 0), ("held", 1, 1), ("peak", STEPS, 0), ("peak", STEPS, 1)
     ]  # fmt: skip
-    told = json.loads((unbroken / "summary.json").read_text())
-    assert [row["state"] for row in rows[:2]] == told["optimizer_state_bytes_per_rank"]
-    assert [row["peak"] for row in rows[2:]] == told["peak_bytes_per_rank"]
+    summary = json.loads((unbroken / "summary.json").read_text())
+    assert [row["state"] for row in rows[:2]] == summary["optimizer_state_bytes_per_rank"]
+    assert [row["peak"] for row in rows[2:]] == summary["peak_bytes_per_rank"]
     for held, peak in zip(rows[:2], rows[2:], strict=True):
-        assert held["masters"] >= 4 * told["parameters"] / 2
+        assert held["masters"] >= 4 * summary["parameters"] / 2
         assert peak["peak"] > held["weights"] + held["masters"] + held["state"]
 
 
@@ -82,15 +82,15 @@ def test_killed_and_resumed_is_like_never_stopped(shared: Path, unbroken: Path) 
     half = output / f"checkpoints/step{KILL_AT + 1}"
     half.mkdir()
     (half / "pretrain_rank0.pt").write_text("half a fi")
-    told = finish(start_swan(shared, output))
-    assert "resumed after step" in told
+    printed = finish(start_swan(shared, output))
+    assert "resumed after step" in printed
     assert trace(output) == trace(unbroken)
     assert not half.exists()
 
 
-def apart(one: Path, other: Path, column: str) -> float:
+def apart(first: Path, other: Path, column: str) -> float:
     """The largest relative difference of two runs in any step."""
-    rows = [read(run / "metrics.jsonl") for run in (one, other)]
+    rows = [read(run / "metrics.jsonl") for run in (first, other)]
     assert [[row["step"], row["tokens"], row["lr"]] for row in rows[0]] == [
         [row["step"], row["tokens"], row["lr"]] for row in rows[1]
     ]
@@ -111,9 +111,9 @@ def test_stage_3_trains_like_stage_2_to_rounding(shared: Path) -> None:
         finish(start_swan(shared, output, stage, "svd", "float64"))
     for column in ("loss", "grad_norm", "validation_loss"):
         assert apart(runs[3], runs[2], column) < 1e-5
-    told, before = (json.loads((runs[stage] / "summary.json").read_text()) for stage in (3, 2))
-    assert (told["zero_stage"], before["zero_stage"]) == (3, 2)
-    assert told["parameters"] == before["parameters"]
+    summary, before = (json.loads((runs[stage] / "summary.json").read_text()) for stage in (3, 2))
+    assert (summary["zero_stage"], before["zero_stage"]) == (3, 2)
+    assert summary["parameters"] == before["parameters"]
 
 
 def test_stage_3_trains_like_stage_2_in_bfloat16(shared: Path, unbroken: Path) -> None:

@@ -68,6 +68,15 @@ case("unknown key of the optimizer", r"no key 'optimizer.parms'.*mean 'params'")
     config({"optimizer": {"type": "SWAN", "parms": {}}})
 )
 case("unknown key of ZeRO", "stge")(config({"zero_optimization": {"stge": 2}}))
+case("ZeRO's block is a list", "changed.json: DeepSpeed cannot read it: .*list")(
+    config({"zero_optimization": [2]})
+)
+case("unknown key of DeepSpeed's AdamW", "changed.json: .*'lrr'")(
+    config({"optimizer": {"type": "AdamW", "params": {"lrr": 1}}})
+)
+case("rate of DeepSpeed's AdamW is a word", "changed.json: .*'float'")(
+    config({"optimizer": {"type": "AdamW", "params": {"lr": "fast"}}})
+)
 case("unknown setting of the rule", "SWAN: unknown key 'lrr'; valid: .*alpha")(
     config({"optimizer": {"type": "SWAN", "params": {"lrr": 1}}})
 )
@@ -79,10 +88,10 @@ case("model too large", "needs about .* GiB of this host's memory for 1 rank")(m
 case("binary JSON", "is not JSON")(
     lambda folder: ["--deepspeed_config", file(folder, "binary.json", bytes(range(128, 256)))]
 )
-case("binary text", "cannot read --data .*UnicodeDecodeError")(
+case("binary text", r"cannot read \S*text.txt of --data .*UnicodeDecodeError")(
     data("text.txt", bytes(range(256)) * 40)
 )
-case("broken JSON line", "cannot read --data")(
+case("broken JSON line", r"cannot read \S*lines.jsonl of --data")(
     data("lines.jsonl", '{"text": "to be or not to be"}\n{"text": "unfinish\n')
 )
 case("text is a number", "has 7 where text is wanted, in the column 'text'")(
@@ -99,6 +108,9 @@ case("output is a file", "--output .* cannot be written")(
 )
 case("output under a file", "--output .* cannot be written")(
     lambda folder: ["--output", file(folder, "taken2", "") + "/runs"]
+)
+case("cache is a file", "--cache .*: name a folder that can be written")(
+    lambda folder: ["--cache", file(folder, "taken", "")]
 )
 case("unknown flag", "unrecognized arguments: --stepps")(lambda _: ["--stepps", "3"])
 case("no steps", "--steps: .*greater than or equal to 1")(lambda _: ["--steps", "0"])
@@ -119,21 +131,21 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
         own = folder / str(number)
         own.mkdir()
         lines[name] = [*base, "--output", str(own / "out"), *prepare(own)]
-    given, found = folder / "lines.json", folder / "found.json"
+    given, results_file = folder / "lines.json", folder / "found.json"
     given.write_text(json.dumps(lines))
-    command = [sys.executable, "-m", "tests.e2e.refusals_worker", str(given), str(found)]
+    command = [sys.executable, "-m", "tests.e2e.refusals_worker", str(given), str(results_file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
-    results: dict[str, dict[str, Any]] = json.loads(found.read_text())
+    results: dict[str, dict[str, Any]] = json.loads(results_file.read_text())
     return results
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_mistake_is_one_line_and_status_2(results: dict[str, dict[str, Any]], name: str) -> None:
-    told = results[name]
-    assert told["status"] == 2, told["stderr"]
-    assert "Traceback" not in told["stderr"]
-    last = told["stderr"].strip().splitlines()[-1]
+    result = results[name]
+    assert result["status"] == 2, result["stderr"]
+    assert "Traceback" not in result["stderr"]
+    last = result["stderr"].strip().splitlines()[-1]
     assert last.startswith("error: ")
-    assert told["stderr"].count("\nerror: ") == 0
+    assert result["stderr"].count("\nerror: ") == 0
     assert re.search(CASES[name][1], last), last

@@ -41,8 +41,8 @@ def wait_for_a_row(process: "subprocess.Popen[str]", output: Path) -> list[psuti
 def assert_ended(processes: Sequence[psutil.Process]) -> None:
     assert len(processes) >= 2
     _, alive = psutil.wait_procs(processes, timeout=30)
-    for one in alive:
-        one.kill()
+    for process in alive:
+        process.kill()
     assert alive == []
 
 
@@ -53,9 +53,9 @@ def test_accepted_changes_are_told_and_what_was_trained(shared: Path, saved: Pat
         *("--accept-changes", "--steps", str(STEPS + 2), "--train-batch", str(2 * BATCH)),
         *("--override", "optimizer.params.lr=0.5"),
     )
-    told = finish(start(shared, output, more=more))
+    printed = finish(start(shared, output, more=more))
     lr = json.loads((DEEPSPEED / "zero2_swan.json").read_text())["optimizer"]["params"]["lr"]
-    assert f"the JSON says 0.5, and the checkpoint's {lr} stays" in told
+    assert f"the JSON says 0.5, and the checkpoint's {lr} stays" in printed
     summary = json.loads((output / "summary.json").read_text())
     assert summary["optimizer_params"]["lr"] == lr
     (change,) = summary["changes"]
@@ -75,14 +75,14 @@ def test_one_rank_fails_and_its_message_comes_last_and_once(shared: Path, saved:
     half = output / f"checkpoints/step{STEPS}/pretrain_rank1.pt"
     half.write_bytes(half.read_bytes()[:500])
     process = start(shared, output)
-    told, _ = process.communicate(timeout=400)
+    printed, _ = process.communicate(timeout=400)
     assert process.returncode == 2
-    assert "Traceback" not in told
+    assert "Traceback" not in printed
     # The launcher has the last word: the command that failed.
-    *_, last, launcher = told.strip().splitlines()
+    *_, last, launcher = printed.strip().splitlines()
     assert last.startswith(f"error on rank 1: {half} is broken")
     assert "exits with return code = 2" in launcher
-    assert told.count("\nerror") == 1
+    assert printed.count("\nerror") == 1
 
 
 def test_a_second_run_is_kept_out_and_ranks_end_with_their_launcher(shared: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_second_run_is_kept_out_and_ranks_end_with_their_launcher(shared: Path
     done = subprocess.run(second, capture_output=True, text=True, timeout=100)
     assert done.returncode == 2
     assert "is in use by process" in done.stderr.strip().splitlines()[-1]
-    assert all(one.is_running() for one in ranks)
+    assert all(rank.is_running() for rank in ranks)
     process.send_signal(signal.SIGTERM)  # to DeepSpeed's runner alone
     assert_ended(ranks)
     process.communicate()

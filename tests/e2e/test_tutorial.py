@@ -69,7 +69,17 @@ def test_a_run_prints_what_the_page_shows(
             assert line in logged
 
 
-def test_a_mistake_ends_in_the_error_that_the_page_shows(tmp_path: Path) -> None:
-    status, output = run(tmp_path, IMPORT + SCRIPT, SWAN.replace('"alpha"', '"alhpa"'))
+@pytest.mark.parametrize(
+    ("script", "config", "error"),
+    [
+        (IMPORT + SCRIPT, SWAN.replace('"alpha"', '"alhpa"'), MISSPELT),
+        (SCRIPT, SWAN, UNKNOWN),
+    ],
+    ids=["misspelt", "not imported"],
+)
+def test_a_mistake_ends_in_the_error_that_the_page_shows(
+    tmp_path: Path, script: str, config: str, error: str
+) -> None:
+    status, output = run(tmp_path, script, config)
     assert status != 0
-    assert MISSPELT.strip() in output
+    assert error.strip() in output

@@ -11,6 +11,8 @@ import gradopt_ds
 from gradopt_ds.integration import registry
 from scripts.draw_exchange import FOLDER, draw
 from tests.conftest import ROOT
+from tests.distributed import memory_cases
+from tests.distributed.cases import CASES
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "gradopt_ds").rglob("*.md")]
 POINTER = re.compile(r"\[`((?!\w+\.py`)[\w.]+)`\]\(([^)]+\.py)\)")
@@ -36,6 +38,13 @@ def test_linked_functions_are_defined_where_the_link_leads(page: Path) -> None:
 
 def test_there_are_such_links() -> None:
     assert len(POINTER.findall((ROOT / "docs" / "exchange.md").read_text())) > 20
+
+
+def test_the_pages_count_the_cases() -> None:
+    exactness = (ROOT / "docs" / "zero.md").read_text()
+    assert f"in {len(CASES)} configurations" in exactness
+    memory = (ROOT / "docs" / "measurements" / "memory.md").read_text()
+    assert f"builds {sum(map(len, memory_cases.CASES.values()))} engines" in memory
 
 
 def test_pictures_of_the_exchange_are_drawn_from_the_planner() -> None:

@@ -74,7 +74,7 @@ def add_settings(
 
 
 def _options(kind: Any) -> dict[str, Any]:
-    """What argparse is to do with a value of this type."""
+    """Return what argparse is to do with a value of this type."""
     if get_origin(kind) in (Union, types.UnionType):
         kind = next(part for part in get_args(kind) if part is not type(None))
     if kind is bool:
@@ -83,7 +83,15 @@ def _options(kind: Any) -> dict[str, Any]:
         return {"choices": get_args(kind)}
     if get_origin(kind) is tuple:
         return {"action": "append", "metavar": "KEY=VALUE"}
-    return {"type": kind, "metavar": METAVARS.get(kind, "NAME")}
+    reader = named_path if kind is Path else kind
+    return {"type": reader, "metavar": METAVARS.get(kind, "NAME")}
+
+
+def named_path(text: str) -> Path:
+    """Read a path: a ``type`` of argparse. An empty one, of a variable not set, is no folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty: name one")
+    return Path(text)
 
 
 def positive(text: str) -> int:

@@ -16,10 +16,10 @@ class DivergedError(PretrainError):
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, on one line; of pydantic's, each key with its complaint."""
+    """Return what an error says, on one line; of pydantic's, each key with its complaint."""
     if isinstance(error, ValidationError):
         return "; ".join(
-            f"{'.'.join(map(str, one['loc'])) or error.title}: {one['msg']}"
-            for one in error.errors()
+            f"{'.'.join(map(str, problem['loc'])) or error.title}: {problem['msg']}"
+            for problem in error.errors()
         )
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,9 +1,9 @@
 """How a rank that failed ends: one message for all ranks, and it comes last.
 
 When one rank fails, the others soon follow with errors of their own ("connection closed by peer"),
-and when all fail alike, all would say the same. Only the first to leave has something to say: the
-launcher ends the others within a second or two of its exit. So whoever may be merely following
-waits before it speaks, and is ended meanwhile.
+and when all fail alike, all would print the same. Only the first rank's message says the cause, and
+the launcher ends the other ranks within a second or two of its exit. So a rank whose error may
+follow from another rank's waits before it prints, and is ended meanwhile.
 """
 
 import os
@@ -45,7 +45,7 @@ def report(error: BaseException) -> int:
 
 
 def delay(error: BaseException) -> float:
-    """Seconds that this rank waits with its message."""
+    """Choose how many seconds this rank waits with its message."""
     rank = int(os.environ.get("RANK", 0))
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return 0.0
@@ -55,7 +55,7 @@ def delay(error: BaseException) -> float:
 
 
 def _may_follow(error: BaseException) -> bool:
-    """Whether a rank that has gone may be the cause: a collective then ends in a RuntimeError."""
+    """Tell whether another rank may be the cause: a collective with it ends in a RuntimeError."""
     if not isinstance(error, PretrainError):
         return True
     cause = error.__cause__

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import torch
 
+from gradopt_ds.experiments.common.control_groups import allowed_bytes
 from gradopt_ds.memory.estimate import Estimate
 from gradopt_ds.memory.moments import resident_bytes
 
 IMPORTS = 800 * 2**20
 """Bytes of a process that has imported torch, DeepSpeed and transformers."""
 SHARE = 0.95
-"""Of what is available; the rest is for what nobody foresees."""
+"""Of what is available; the rest is for what is not counted."""
 INTERVAL = 0.05  # seconds
 OUT_OF_MEMORY = 3
 MEMINFO = Path("/proc/meminfo")
@@ -28,9 +29,11 @@ class NotEnoughMemoryError(RuntimeError):
 
 
 def available_bytes() -> int:
-    """Bytes of the host's memory that can be had without swapping."""
+    """Count the bytes of memory that can be had without swapping, in a container or job too."""
     lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
-    return int(lines["MemAvailable"].split()[0]) * 1024
+    there = int(lines["MemAvailable"].split()[0]) * 1024
+    allowed = allowed_bytes()
+    return there if allowed is None else min(there, allowed)
 
 
 def check(name: str, estimate: Estimate, ranks: int) -> None:

@@ -19,19 +19,24 @@ LAUNCHERS = {
     "torchrun", "torch.distributed.run",
 }  # fmt: skip
 """Last parts of the arguments of a command line that is a launcher's."""
+STARTER = "GRADOPT_DS_STARTER"
+"""Environment variable with the id of the script of this project that started the launcher."""
 
 
 def end_with_launcher() -> None:
     """Watch the launcher, and what launched it, from a thread of its own.
 
-    Only DeepSpeed's and torch's launchers are watched, where /proc shows processes: a shell may
-    well end before a run that it started in the background.
+    Only DeepSpeed's and torch's launchers, and a script in ``STARTER``, are watched, where /proc
+    shows processes: a shell may well end before a run that it started in the background.
     """
     if os.getppid() == 1 and "CROSS_SIZE" in os.environ:  # set by DeepSpeed's launcher
         _end()
+    starter = int(os.environ.get(STARTER, 0))
+    if starter and parent_of(starter) is None:
+        _end()
     watched = []
     child = os.getpid()
-    while (parent := parent_of(child)) and is_launcher(_command(parent)):
+    while (parent := parent_of(child)) and (parent == starter or is_launcher(_command(parent))):
         watched.append((child, parent))
         child = parent
     if watched:
@@ -39,12 +44,12 @@ def end_with_launcher() -> None:
 
 
 def is_launcher(command: Sequence[str]) -> bool:
-    """Whether a command line is that of a launcher."""
+    """Tell whether a command line is that of a launcher."""
     return any(argument.rpartition("/")[2] in LAUNCHERS for argument in command[:4])
 
 
 def parent_of(process: int) -> int | None:
-    """The parent's id; None for a process that has ended, or where there is no /proc."""
+    """Return the parent's id; None for a process that has ended, or where there is no /proc."""
     try:
         status = Path(f"/proc/{process}/stat").read_text()
     except OSError:

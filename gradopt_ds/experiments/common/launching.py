@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from gradopt_ds.experiments.common.launcher_watch import STARTER
 from gradopt_ds.experiments.common.shared_memory import free_shared_memory
 
 TAIL = 40
@@ -75,9 +76,9 @@ def launched(
         processes: ranks that share the machine's cores.
         options: further arguments of :class:`subprocess.Popen`.
     """
-    process = subprocess.Popen(
-        command, env=environment(processes), start_new_session=True, **options
-    )
+    # The ranks end also if this process is killed and cannot end them.
+    own = {**environment(processes), STARTER: str(os.getpid())}
+    process = subprocess.Popen(command, env=own, start_new_session=True, **options)
     try:
         yield process
     finally:

@@ -20,11 +20,11 @@ _OTHER_KEYS = ("torch_dtype", "rope_theta", "rope_scaling", "use_return_dict", "
 def model_config(
     path: Path, vocab_size: int | None = None, sequence_length: int = 0
 ) -> PretrainedConfig:
-    """The transformers config in ``path``, with the tokenizer's vocabulary if one is given.
+    """Return the transformers config in ``path``, with the tokenizer's vocabulary if one is given.
 
     Raises:
         PretrainError: unknown ``model_type`` or key, sequences longer than the model's positions,
-            or a load-balancing loss that would not be computed.
+            a load-balancing loss that would not be computed, or values that make no model.
     """
     values = load(path)
     kind = values.pop("model_type", None)
@@ -42,16 +42,23 @@ def model_config(
             f'{path} has experts, and without "output_router_logits": true transformers leaves '
             'their load-balancing loss out: add it, or set "router_aux_loss_coef": 0.0'
         )
-    if sequence_length > config.max_position_embeddings:
+    positions = getattr(config, "max_position_embeddings", None)  # not every model counts them
+    if positions is not None and sequence_length > positions:
         raise PretrainError(
             f"--sequence-length {sequence_length} exceeds max_position_embeddings "
-            f"{config.max_position_embeddings} of {path}: shorten the one or raise the other"
+            f"{positions} of {path}: shorten the one or raise the other"
         )
+    try:
+        on_meta(config)
+    except Exception as error:  # torch's, for sizes that make no tensor, or transformers'
+        raise PretrainError(
+            f"{path} makes no model: {type(error).__name__}: {reason(error)}"
+        ) from None
     return config
 
 
 def _refuse_unknown_keys(path: Path, kind: str, values: Mapping[str, Any]) -> None:
-    """Transformers keeps an unknown key as an attribute that no model reads."""
+    """Refuse unknown keys, which transformers keeps as attributes that no model reads."""
     default = AutoConfig.for_model(kind)
     valid = {*default.to_dict(), *default.attribute_map, *_OTHER_KEYS}
     problems = []
@@ -66,7 +73,7 @@ def _refuse_unknown_keys(path: Path, kind: str, values: Mapping[str, Any]) -> No
 def build(
     config: PretrainedConfig, seed: int, dtype: torch.dtype = torch.float32
 ) -> PreTrainedModel:
-    """The model with weights that depend on the arguments only."""
+    """Return the model with weights that depend on the arguments only."""
     torch.manual_seed(seed)
     model = _fresh(config, dtype)
     model.config.use_cache = False
@@ -75,12 +82,12 @@ def build(
 
 
 def parameter_count(config: PretrainedConfig) -> int:
-    """Parameters of the model, tied ones once, counted without allocating them."""
+    """Count the parameters of the model, tied ones once, counted without allocating them."""
     return sum(parameter.numel() for parameter in on_meta(config).parameters())
 
 
 def active_parameter_count(model: PreTrainedModel) -> int:
-    """Parameters that one token goes through: of the routed experts only those that it chooses.
+    """Count the parameters that a token goes through: of routed experts those that it chooses.
 
     Embeddings, output head and shared experts count whole. Equals :func:`parameter_count` for a
     dense model. The model may be on the meta device, or partitioned by ZeRO.
@@ -96,7 +103,7 @@ def active_parameter_count(model: PreTrainedModel) -> int:
 
 
 def on_meta(config: PretrainedConfig) -> PreTrainedModel:
-    """The model without weights: names, shapes and module types only."""
+    """Return the model without weights: names, shapes and module types only."""
     with torch.device("meta"):
         return _fresh(config)
 

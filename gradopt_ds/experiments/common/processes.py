@@ -6,6 +6,7 @@ import os
 import warnings
 
 import deepspeed
+import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from deepspeed.utils.logging import set_log_level_from_string
 
@@ -39,3 +40,9 @@ def start_processes() -> None:
     # DeepSpeed prints on every rank that it built its CPU communication.
     with contextlib.redirect_stdout(io.StringIO()):
         deepspeed.init_distributed(auto_mpi_discovery=by_mpi)
+
+
+def print_on_rank_0(message: str) -> None:
+    """Print one line for all ranks, which have joined."""
+    if dist.get_rank() == 0:
+        print(message, flush=True)

@@ -53,7 +53,7 @@ def write_json(path: Path, facts: Mapping[str, Any]) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of this library and of those of :data:`PACKAGES` that are installed."""
+    """Return the versions of Python, of this library and of installed :data:`PACKAGES`."""
     known = {"python": platform.python_version(), "gradopt-ds": gradopt_ds.__version__}
     for package in PACKAGES:
         try:

@@ -19,6 +19,9 @@ from gradopt_ds.experiments.compare import launch
 from gradopt_ds.experiments.pretrain.metrics import Row
 from gradopt_ds.experiments.pretrain.settings import RunSettings
 
+NOT_SWEPT = ("deepspeed_config", "output", "seed", "override", "resume", "accept_changes")
+"""Settings that differ between runs by what they are, or that every run of a comparison has."""
+
 Point = tuple[tuple[str, float | str], ...]
 """What the grid sets: keys and values."""
 
@@ -41,16 +44,20 @@ class Result:
 
 
 def grid_values(text: str) -> tuple[str, list[float | str]]:
-    """``KEY=LOW:HIGH:COUNT`` (geometric) or ``KEY=A,B,C`` (numbers or words) → key and values.
+    """Parse ``KEY=LOW:HIGH:COUNT`` (geometric) or ``KEY=A,B,C`` (numbers or words).
 
     Raises:
-        PretrainError: another form.
+        PretrainError: another form, or a key that the comparison sets itself.
     """
     key, _, values = text.partition("=")
+    if key in NOT_SWEPT:
+        raise PretrainError(f"--grid {text!r}: {key} is not swept, but set by the comparison")
     try:
         if ":" in values:
             low, high, count = values.split(":")
             spaced = np.geomspace(float(low), float(high), int(count))
+            if not np.isfinite(spaced).all():
+                raise ValueError
             # Three digits: a grid is for people, and 0.0030000000000000005 is not.
             return key, [float(f"{value:.3g}") for value in spaced]
         words = values.split(",")
@@ -66,7 +73,7 @@ def grid_values(text: str) -> tuple[str, list[float | str]]:
 
 
 def _numbers(words: Sequence[str]) -> list[float | str]:
-    """All of them as numbers; none unless all are."""
+    """Return all of them as numbers; none unless all are."""
     for kind in (int, float):
         try:
             return [kind(word) for word in words]

@@ -51,7 +51,7 @@ def _bars(panel: "Axes", groups: Sequence[Group], colours: dict[str, Any]) -> No
 
 
 def _grid(panel: "Axes", groups: Sequence[Group], colours: dict[str, Any]) -> None:
-    """The first key with numbers is the axis; every value of the other keys has its own line."""
+    """Draw over the first key with numbers; every value of the other keys has its own line."""
     point = groups[0]["point"]
     key = next(
         (key for key, value in point.items() if not isinstance(value, str)), next(iter(point))

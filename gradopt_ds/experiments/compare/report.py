@@ -81,7 +81,7 @@ def _group(name: str, point: Point, results: Sequence[Result]) -> Group:
 
 
 def _curve(outputs: Sequence[Path]) -> dict[str, list[float]]:
-    """Validation loss at each validation, averaged over the seeds."""
+    """Average the loss at each validation over the seeds."""
     traces = [
         [row for row in metrics.read(output / "metrics.jsonl") if "validation_loss" in row]
         for output in outputs
@@ -105,7 +105,7 @@ def make_table(groups: Sequence[Group]) -> Table:
 
 
 def best(groups: Sequence[Group]) -> list[int]:
-    """Number the best group of every optimizer, where a grid has given it several."""
+    """Find the number of the best group of every optimizer, where a grid has given it several."""
     if not any(group["setting"] for group in groups):
         return []
     return [number for number, group in enumerate(groups) if group["best"]]

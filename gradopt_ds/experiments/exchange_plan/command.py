@@ -11,6 +11,7 @@ with extra.required():
     from gradopt_ds.experiments.common import models
     from gradopt_ds.experiments.common.command_line import add_settings, build, make_parser
     from gradopt_ds.experiments.common.errors import PretrainError
+    from gradopt_ds.experiments.common.output_lock import lock
     from gradopt_ds.experiments.common.paths import find_model
     from gradopt_ds.experiments.common.tables import show
     from gradopt_ds.experiments.exchange_plan import report
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = vars(parser.parse_args(arguments))
     try:
         settings = build(PlanSettings, {**flags, "model": find_model(flags["model"])})
+        held = lock(settings.output)  # noqa: F841  open, and so locked, until the process ends
         model = models.on_meta(models.model_config(settings.model))
         matrices = matrices_of(model, settings.patterns)
         layouts = zero_layouts(

@@ -13,7 +13,7 @@ from gradopt_ds.sharding import Layout, Matrix, chunked_layout, contiguous_layou
 
 
 def matrices_of(model: nn.Module, include: Sequence[str] = ()) -> dict[Matrix, tuple[Block, ...]]:
-    """The parameters that a matrix rule would update, in the order of the model's parameters.
+    """List the parameters that a matrix rule would update, in the model's order.
 
     Args:
         model: the model; it may be on the meta device.
@@ -40,7 +40,7 @@ def matrices_of(model: nn.Module, include: Sequence[str] = ()) -> dict[Matrix, t
 def zero_layouts(
     matrices: Sequence[Matrix], stage: int, ranks: int, sub_group_size: int
 ) -> list[Layout]:
-    """The layouts of the slices that one step goes through, one after the other.
+    """Return the layouts of the slices that one step goes through, one after the other.
 
     Args:
         matrices: one for each parameter of a parameter group, in order; what lies in them is

@@ -31,7 +31,7 @@ class Shape:
 
 
 def make_plans(layouts: Iterable[Layout], oracle: Oracle, settings: ExchangeSettings) -> list[Plan]:
-    """Plans of the slices of one step, which share the load as they do on an engine."""
+    """Make the plans of the slices of one step, which share the load as they do on an engine."""
     plans: list[Plan] = []
     load: list[int] | None = None
     for layout in layouts:
@@ -42,7 +42,7 @@ def make_plans(layouts: Iterable[Layout], oracle: Oracle, settings: ExchangeSett
 
 
 def per_rank(plans: Sequence[Plan], bytes_per_element: int) -> list[Row]:
-    """One row per rank.
+    """Return one row per rank.
 
     Args:
         plans: of one step.
@@ -67,13 +67,13 @@ def per_rank(plans: Sequence[Plan], bytes_per_element: int) -> list[Row]:
 
 
 def imbalance(rows: Sequence[Row]) -> float:
-    """The busiest rank's FLOPs over the mean; 1 is even."""
+    """Return the busiest rank's FLOPs over the mean; 1 is even."""
     flops = [row["flops"] for row in rows]
     return max(flops) * len(flops) / sum(flops)
 
 
 def by_shape(plans: Sequence[Plan]) -> list[Shape]:
-    """Which strategies the matrices of each shape got, largest first."""
+    """Return which strategies the matrices of each shape got, largest first."""
     counts = Counter(
         (matrix.rows, matrix.columns, strategy)
         for plan in plans
@@ -87,5 +87,5 @@ def by_shape(plans: Sequence[Plan]) -> list[Shape]:
 
 
 def all_to_alls(plans: Sequence[Plan]) -> int:
-    """All-to-alls per step: there and back for every round."""
+    """Count the all-to-alls per step: there and back for every round."""
     return sum(2 * len(plan.rounds) for plan in plans)

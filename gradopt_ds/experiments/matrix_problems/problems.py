@@ -29,15 +29,15 @@ class Problem(ABC):
 
     @abstractmethod
     def loss(self) -> Tensor:
-        """The (mini-batch) loss whose gradient the optimizer gets."""
+        """Return the (mini-batch) loss whose gradient the optimizer gets."""
 
     @abstractmethod
     def objective(self) -> float:
-        """How far the problem is from solved."""
+        """Measure how far the problem is from solved."""
 
     @abstractmethod
     def residual(self) -> float:
-        """The norm of what is left to fit."""
+        """Return the norm of what is left to fit."""
 
 
 class Quadratic(Problem):
@@ -61,20 +61,20 @@ class Quadratic(Problem):
         self.parameters = [start.requires_grad_()]
 
     def loss(self) -> Tensor:
-        """F in float32."""
+        """Compute F in float32."""
         return (self.a @ self.parameters[0] @ self.b - self.c).square().sum() / 2
 
     def objective(self) -> float:
-        """f(X) - f*, in float64 and without cancellation: f is 1e5 at the solution."""
+        """Compute f(X) - f*, in float64 and without cancellation: f is 1e5 at the solution."""
         off = self.parameters[0].detach().double() - self.solution
         return float((self.a.double() @ off @ self.b.double()).square().sum() / 2)
 
     def residual(self) -> float:
-        """``||AXB - C||_F``."""
+        """Compute ``||AXB - C||_F``."""
         return float((2 * self.loss().detach()).sqrt())
 
     def smoothness(self) -> float:
-        """The Lipschitz constant L of the gradient, ``||A||^2 ||B||^2``."""
+        """Return the Lipschitz constant L of the gradient, ``||A||^2 ||B||^2``."""
         norms = (torch.linalg.matrix_norm(factor.double(), 2) for factor in (self.a, self.b))
         return float(torch.stack(list(norms)).prod() ** 2)
 
@@ -107,19 +107,19 @@ class Logistic(Problem):
         self.left: list[Tensor] = []
 
     def loss(self) -> Tensor:
-        """F on the next mini-batch of a fresh permutation each epoch."""
+        """Compute F on the next mini-batch of a fresh permutation each epoch."""
         if not self.left:
             order = torch.randperm(len(self.a), generator=self.draw)
             self.left = list(order.split(self.batch))
         return self._on(self.left.pop())
 
     def objective(self) -> float:
-        """F on all samples."""
+        """Compute F on all samples."""
         with torch.no_grad():
             return float(sum(self._on(rows) for rows in torch.arange(len(self.a)).split(1000)))
 
     def residual(self) -> float:
-        """The share of entries with the wrong sign."""
+        """Return the share of entries with the wrong sign."""
         with torch.no_grad():
             wrong = (self.c * (self.a @ self.parameters[0] @ self.b) <= 0).float()
             return float(wrong.mean())
@@ -151,17 +151,17 @@ class Completion(Problem):
         self.parameters = [start.requires_grad_() for start in starts]
 
     def loss(self) -> Tensor:
-        """The mean over the seen entries."""
+        """Return the mean over the seen entries."""
         left, right = self.parameters
         off = self.mask * (left @ right.mT - self.target)
         return off.square().sum() / self.mask.sum()
 
     def objective(self) -> float:
-        """The loss."""
+        """Return the loss."""
         return float(self.loss().detach())
 
     def residual(self) -> float:
-        """``||XY^T - M||_F / ||M||_F``, over the entries that were not seen as well."""
+        """Compute ``||XY^T - M||_F / ||M||_F``, over the entries that were not seen as well."""
         left, right = (factor.detach() for factor in self.parameters)
         return float((left @ right.mT - self.target).norm() / self.target.norm())
 

@@ -13,6 +13,7 @@ with extra.required():
     from gradopt_ds.experiments.common.command_line import add_settings, build, make_parser
     from gradopt_ds.experiments.common.errors import PretrainError
     from gradopt_ds.experiments.common.launching import RanksError
+    from gradopt_ds.experiments.common.output_lock import lock
     from gradopt_ds.experiments.common.paths import MODELS, find_model
     from gradopt_ds.experiments.common.tables import Table, show
     from gradopt_ds.experiments.memory_report import figure, report
@@ -58,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if "model" in flags:
             flags["model"] = find_model(flags["model"])
-        return run(build(settings, with_json(flags)))
+        built = build(settings, with_json(flags))
+        held = lock(built.output)  # noqa: F841  open, and so locked, until the process ends
+        return run(built)
     except (PretrainError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -18,7 +18,7 @@ STEP = 128
 
 
 def shape(hidden: int) -> PretrainedConfig:
-    """The LLaMA of this hidden size; depth between those of the neighbours in :data:`DEPTHS`."""
+    """Make the LLaMA of this hidden size; its depth lies between neighbours in :data:`DEPTHS`."""
     known = sorted(DEPTHS)
     right = min(max(1, bisect_right(known, hidden)), len(known) - 1)
     low, high = known[right - 1], known[right]
@@ -37,7 +37,7 @@ def shape(hidden: int) -> PretrainedConfig:
 
 
 def largest(optimizer: Mapping[str, Any], setup: Setup, card: int) -> dict[str, int] | None:
-    """The widest of the family whose peak fits.
+    """Find the widest of the family whose peak fits.
 
     Args:
         optimizer: the ``"optimizer"`` block of a DeepSpeed JSON.

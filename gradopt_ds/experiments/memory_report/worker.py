@@ -15,8 +15,9 @@ from deepspeed.accelerator import get_accelerator
 import gradopt_ds  # noqa: F401  makes SWAN, PolarGrad, … known to DeepSpeed's JSON
 from gradopt_ds.experiments.common import models
 from gradopt_ds.experiments.common.host_memory import watch_residence
+from gradopt_ds.experiments.common.launcher_watch import end_with_launcher
 from gradopt_ds.experiments.common.process_end import end_process
-from gradopt_ds.experiments.common.processes import start_processes
+from gradopt_ds.experiments.common.processes import print_on_rank_0, start_processes
 from gradopt_ds.experiments.memory_report.settings import MeasureSettings
 from gradopt_ds.memory.live import existing_tensors
 from gradopt_ds.memory.moments import Moments, peak_bytes, reset_peak, resident_bytes
@@ -58,7 +59,7 @@ def run(settings: MeasureSettings) -> dict[str, Any]:
     )
     del model
     building = peak_bytes(device)
-    _say("engine built")
+    print_on_rank_0("engine built")
     reset_peak(device)
     moments, seconds = Moments(engine, before), []
     for step in range(settings.steps):
@@ -71,7 +72,9 @@ def run(settings: MeasureSettings) -> dict[str, Any]:
             moments.take("backward")
             engine.step()
         seconds.append(time.perf_counter() - started)
-        _say(f"step {step + 1} of {settings.steps}: {seconds[-1]:.1f} s, loss {loss.item():.3f}")
+        print_on_rank_0(
+            f"step {step + 1} of {settings.steps}: {seconds[-1]:.1f} s, loss {loss.item():.3f}"
+        )
     moments.take("rest")
     return {
         "moments": moments.taken,
@@ -82,12 +85,8 @@ def run(settings: MeasureSettings) -> dict[str, Any]:
     }
 
 
-def _say(message: str) -> None:
-    if dist.get_rank() == 0:
-        print(message, flush=True)
-
-
 if __name__ == "__main__":
+    end_with_launcher()
     logging.getLogger("gradopt_ds").setLevel(logging.WARNING)
     main()
     end_process()

@@ -51,7 +51,7 @@ def prune(directory: Path, step: int, keep: int) -> None:
 
     Later ones are what a killed run left behind, unfinished or overtaken, and go too.
     """
-    saved = {int(one.name[len(_TAG) :]): one for one in directory.glob(f"{_TAG}*")}
+    saved = {int(folder.name[len(_TAG) :]): folder for folder in directory.glob(f"{_TAG}*")}
     kept = sorted(done for done in saved if done <= step)[-keep:]
     for done, folder in saved.items():
         if done not in kept:
@@ -59,7 +59,7 @@ def prune(directory: Path, step: int, keep: int) -> None:
 
 
 def latest_step(directory: Path) -> int | None:
-    """Steps done at the last complete checkpoint, or None if there is none.
+    """Return the steps done at the last complete checkpoint, or None if there is none.
 
     Raises:
         PretrainError: ``latest`` names no checkpoint of such a run.
@@ -74,7 +74,7 @@ def latest_step(directory: Path) -> int | None:
 
 
 def read(directory: Path, step: int) -> dict[str, Any]:
-    """What this rank saved of itself: its ``state``, ``random`` and the number of ``ranks``.
+    """Return what this rank saved of itself: its ``state``, ``random`` and the number of ``ranks``.
 
     Raises:
         PretrainError: the file is gone or broken, or was written by another number of ranks.
@@ -113,10 +113,10 @@ def load(engine: DeepSpeedEngine, directory: Path, step: int, random: dict[str, 
     tag = f"{_TAG}{step}"
     folder = directory / tag
     try:
-        found = engine.load_checkpoint(str(directory), tag=tag)[0]
+        loaded = engine.load_checkpoint(str(directory), tag=tag)[0]
     except (ValueError, RuntimeError, OSError) as error:
         raise PretrainError(f"cannot load {folder}: {error}") from error
-    if found is None:
+    if loaded is None:
         raise PretrainError(f"DeepSpeed found no checkpoint in {folder}: {_ADVICE}")
     _restore_random_state(random)
 

@@ -11,34 +11,36 @@ from torch.optim import Optimizer
 
 from gradopt_ds.experiments.common.errors import PretrainError
 from gradopt_ds.experiments.common.json_file import load
+from gradopt_ds.experiments.pretrain.json_values import (
+    ACCUMULATION,
+    MICRO,
+    TRAIN,
+    refuse_wrong_values,
+)
 from gradopt_ds.experiments.pretrain.settings import RunSettings
 from gradopt_ds.integration.config_keys import refuse_unknown_config_keys
 from gradopt_ds.integration.registry import GRAD_POWER, OPTIMIZERS, canonical_name
 
-TRAIN = "train_batch_size"
-MICRO = "train_micro_batch_size_per_gpu"
-ACCUMULATION = "gradient_accumulation_steps"
-
 
 def read(settings: RunSettings, ranks: int) -> dict[str, Any]:
-    """The complete DeepSpeed config of a run on ``ranks`` data-parallel ranks.
+    """Return the complete DeepSpeed config of a run on ``ranks`` data-parallel ranks.
 
     Raises:
         PretrainError: the JSON cannot be read, has a key that DeepSpeed would ignore, names no
-            optimizer that there is, carries a scheduler, has checkpoints written in the
-            background, or its batch sizes do not fit the ranks.
+            optimizer that there is, has a value that is out of range, carries a scheduler, has
+            checkpoints written in the background, or its batch sizes do not fit the ranks.
     """
     config = load(settings.deepspeed_config)
     for item in settings.override:
         override(config, item)
     _check_keys(config, settings)
+    refuse_wrong_values(config, settings.deepspeed_config)
     if "scheduler" in config:
         raise PretrainError(
             f"{settings.deepspeed_config} has a 'scheduler' block, but the schedule of this run is "
             "set by --schedule and --warmup-steps: remove the block"
         )
-    writer = (config.get("checkpoint") or {}).get("writer") or {}
-    if writer.get("decoupled") or config.get("datastates_ckpt", False) is not False:
+    if _has_decoupled_writer(config) or config.get("datastates_ckpt", False) is not False:
         raise PretrainError(
             f"{settings.deepspeed_config} has checkpoints written in the background ('decoupled', "
             "'datastates_ckpt'); a run killed meanwhile would resume from half of one: remove the "
@@ -56,6 +58,12 @@ def read(settings: RunSettings, ranks: int) -> dict[str, Any]:
     return config
 
 
+def _has_decoupled_writer(config: Mapping[str, Any]) -> bool:
+    block = config.get("checkpoint")
+    writer = block.get("writer") if isinstance(block, Mapping) else None
+    return isinstance(writer, Mapping) and bool(writer.get("decoupled"))
+
+
 def _check_keys(config: Mapping[str, Any], settings: RunSettings) -> None:
     try:
         refuse_unknown_config_keys(config)
@@ -69,8 +77,9 @@ def _check_keys(config: Mapping[str, Any], settings: RunSettings) -> None:
             f"one of {', '.join(optimizer_names())}"
         )
     if not is_known_optimizer(name):
-        near = get_close_matches(name, optimizer_names(), n=1)
-        guess = f" (did you mean {near[0]}?)" if near else ""
+        spellings = {known.lower(): known for known in reversed(optimizer_names())}
+        near = get_close_matches(name.lower(), spellings, n=1)
+        guess = f" (did you mean {spellings[near[0]]}?)" if near else ""
         raise PretrainError(
             f"{settings.deepspeed_config} names the optimizer {name!r}, which there is not{guess}: "
             f"valid are {', '.join(optimizer_names())}"
@@ -78,12 +87,12 @@ def _check_keys(config: Mapping[str, Any], settings: RunSettings) -> None:
 
 
 def optimizer_names() -> list[str]:
-    """All that ``"optimizer": {"type": …}`` may be: this library's, DeepSpeed's, torch's."""
+    """Return all that ``"optimizer": {"type": …}`` may be: this library's, DeepSpeed's, torch's."""
     return sorted({*OPTIMIZERS, GRAD_POWER, *DEEPSPEED_OPTIMIZERS, *_torch_names()})
 
 
 def is_known_optimizer(name: str) -> bool:
-    """Whether DeepSpeed builds something by this name: its own in any case of letters."""
+    """Tell whether DeepSpeed builds something by this name: its own in any case of letters."""
     return (
         canonical_name(name) is not None
         or name.lower() in DEEPSPEED_OPTIMIZERS
@@ -95,7 +104,10 @@ def _torch_names() -> list[str]:
     return [
         name
         for name, value in vars(torch.optim).items()
-        if isinstance(value, type) and issubclass(value, Optimizer) and value is not Optimizer
+        if isinstance(value, type)
+        and issubclass(value, Optimizer)
+        # LBFGS needs a closure and SparseAdam sparse gradients; DeepSpeed gives neither.
+        and name not in ("Optimizer", "LBFGS", "SparseAdam")
     ]
 
 
@@ -115,7 +127,7 @@ def override(config: dict[str, Any], item: str) -> None:
 
 
 def batch_sizes(config: dict[str, Any], settings: RunSettings, ranks: int) -> dict[str, int]:
-    """DeepSpeed's three batch keys for ``ranks`` ranks, each consistent with the others.
+    """Return DeepSpeed's three batch keys for ``ranks`` ranks, each consistent with the others.
 
     The command line beats the JSON. Of the JSON's own numbers the train batch is kept, because it
     is part of the mathematics, and the accumulation follows from it.

@@ -1,9 +1,8 @@
 """What defines a run, and what has changed in it since a checkpoint was saved.
 
 The definition is one flat mapping, saved with every checkpoint. What decides the weights' shapes or
-the order of the data can never change under a checkpoint. What bends the trace (optimizer,
-schedule, batch, precision) changes only with ``--accept-changes``. The rest is said, and that is
-all.
+the order of the data can never change under a checkpoint. What changes the trace (optimizer,
+schedule, batch, precision) may differ only with ``--accept-changes``. Others are printed.
 """
 
 import hashlib
@@ -46,17 +45,20 @@ class Changes:
         fixed: what can never change.
         trace: what changes only where the user accepts it.
         said: what may change.
+        past: of that, what the steps before were taken with, so that no settings give the whole
+            run again.
     """
 
     fixed: list[str] = field(default_factory=list)
     trace: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
+    past: list[str] = field(default_factory=list)
 
 
 def definition(
     settings: RunSettings, config: Mapping[str, Any], ranks: int, vocabulary: Mapping[str, int]
 ) -> Definition:
-    """What defines a run, by the names under which a user sets it.
+    """Return what defines a run, by the names under which a user sets it.
 
     Args:
         settings: of the run.
@@ -83,32 +85,34 @@ def definition(
 
 
 def changes(saved: Definition, now: Definition, step: int) -> Changes:
-    """What has changed between a checkpoint and now.
+    """Return what has changed between a checkpoint and now.
 
     Args:
         saved: the definition in the checkpoint.
         now: that of the run that is to go on.
         step: optimizer steps done at the checkpoint.
     """
-    found = Changes()
+    result = Changes()
     said = _SAID | (_harmless_steps(saved, now, step))
     for name in [*saved, *(name for name in now if name not in saved)]:
         old, new = saved.get(name, _ABSENT), now.get(name, _ABSENT)
         if old != new:
             sentence = f"{name} was {_shown(old)} and is {_shown(new)}"
             if name in _FIXED or name.startswith(_MODEL):
-                found.fixed.append(sentence)
+                result.fixed.append(sentence)
             elif name in said or _is_said_in_json(name):
-                found.said.append(sentence)
+                result.said.append(sentence)
+                if name == _WARMUP:
+                    result.past.append(sentence)
             else:
-                found.trace.append(sentence)
-    return found
+                result.trace.append(sentence)
+    return result
 
 
 def _harmless_steps(saved: Definition, now: Definition, step: int) -> set[str]:
-    """A constant schedule does not know where it ends, and past its warm-up not where it began."""
+    """Name the steps if they may differ: a constant schedule, past its warm-up, knows no end."""
     both = (saved, now)
-    if any(one[_SCHEDULE] != "constant" or one[_WARMUP] > step for one in both):
+    if any(run[_SCHEDULE] != "constant" or run[_WARMUP] > step for run in both):
         return set()
     return {_STEPS, _WARMUP}
 

@@ -47,7 +47,7 @@ def refuse_what_cannot_fit(
 def host_bytes(
     shape: PretrainedConfig, config: Mapping[str, Any], sequence_length: int, ranks: int
 ) -> int:
-    """Bytes of the host's memory that one rank needs at some time.
+    """Count the bytes of the host's memory that one rank needs at some time.
 
     At least the model in float32, as it is built; where the host is what trains, all of the memory
     estimate, if it knows model, optimizer and JSON.
@@ -56,7 +56,7 @@ def host_bytes(
     try:
         setup = Setup(**read_setup(config, ranks), sequence_length=sequence_length)
         trained = estimate(on_meta(shape), config["optimizer"], setup)
-    except ValueError:  # not known to the estimate
+    except (ValueError, TypeError):  # not known to the estimate
         return built
     on_host = trained.total if get_accelerator().device_name() == "cpu" else trained.host
     return max(built, on_host)

@@ -75,7 +75,7 @@ def pretrain(settings: RunSettings) -> dict[str, Any] | None:
 
 
 def train_step(run: Run) -> Row:
-    """One optimizer step over all its micro batches; the row of its trace. Collective.
+    """Take one optimizer step over all its micro batches; return its row. Collective.
 
     Raises:
         DivergedError: the loss is infinite or not a number.
@@ -147,7 +147,7 @@ def _write_events(run: Run, row: Row) -> None:
 
 
 def _facts(run: Run, startup: float) -> dict[str, Any]:
-    """The summary; collective, because every rank tells its own bytes."""
+    """Collect the summary. Collective, because every rank counts its own bytes."""
     settings, engine = run.settings, run.engine
     ranks = dist.get_world_size()
     optimizer = engine.basic_optimizer
@@ -163,7 +163,7 @@ def _facts(run: Run, startup: float) -> dict[str, Any]:
         "optimizer_params": trained_params(engine),
         "zero_stage": engine.zero_optimization_stage(),
         "ranks": ranks,
-        "parameters": sum(math.prod(whole_shape(one)) for one in engine.module.parameters()),
+        "parameters": sum(math.prod(whole_shape(param)) for param in engine.module.parameters()),
         "active_parameters": active_parameter_count(engine.module),
         "steps": run.step,
         "tokens": run.tokens,
@@ -186,7 +186,7 @@ def _facts(run: Run, startup: float) -> dict[str, Any]:
 
 def _opening(run: Run) -> str:
     engine = run.engine
-    parameters = sum(math.prod(whole_shape(one)) for one in engine.module.parameters())
+    parameters = sum(math.prod(whole_shape(param)) for param in engine.module.parameters())
     active = active_parameter_count(engine.module)
     return (
         f"{engine.optimizer_name()}, ZeRO stage {engine.zero_optimization_stage()}, "

@@ -14,13 +14,13 @@ FILE = "memory.jsonl"
 
 
 def log_held(run: Run) -> None:
-    """One row per rank: bytes of weights, masters, state, …, as they are now. Collective."""
+    """Return one row per rank: bytes of weights, masters, state, …, as they are now. Collective."""
     # A run that starts afresh begins a new file; one that goes on adds to its own.
     _append(run, "held", live_bytes(run.engine), fresh=run.step == 1)
 
 
 def log_peak(run: Run) -> list[int]:
-    """One row per rank: the most bytes so far. Collective.
+    """Return one row per rank: the most bytes so far. Collective.
 
     Returns:
         What each rank's CUDA device has allocated at most, or each process held in memory, imports
@@ -30,9 +30,9 @@ def log_peak(run: Run) -> list[int]:
     return [row["peak"] for row in _append(run, "peak", {"peak": peak})]
 
 
-def _append(run: Run, moment: str, found: dict[str, int], fresh: bool = False) -> list[Any]:
+def _append(run: Run, moment: str, sizes: dict[str, int], fresh: bool = False) -> list[Any]:
     rows: list[Any] = [None] * dist.get_world_size()
-    mine = {"step": run.step, "rank": dist.get_rank(), "moment": moment, **found}
+    mine = {"step": run.step, "rank": dist.get_rank(), "moment": moment, **sizes}
     dist.all_gather_object(rows, mine)
     if dist.get_rank() == 0:
         path: Path = run.settings.output / FILE

@@ -64,7 +64,7 @@ class MetricsLog:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a ``metrics.jsonl``; a last line cut short by a kill is left out."""
+    """Return the rows of a ``metrics.jsonl``; a last line cut short by a kill is left out."""
     if not path.is_file():
         return []
     lines = path.read_text().split("\n")

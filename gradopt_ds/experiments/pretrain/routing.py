@@ -10,7 +10,7 @@ from gradopt_ds.experiments.pretrain.metrics import Row
 
 
 def language_loss(outputs: Any, config: Any) -> Tensor:
-    """Nats per token, without the router's auxiliary loss, which ``outputs.loss`` contains.
+    """Compute the nats per token, without the router's loss, which ``outputs.loss`` contains.
 
     Args:
         outputs: of a transformers causal language model.
@@ -54,7 +54,7 @@ class ExpertLoad:
         return counts.scatter_add_(0, choices, counts.new_ones(len(choices)))
 
     def row(self) -> Row:
-        """The step's columns, over all ranks; empty for a dense model. Collective for mixtures.
+        """Make the step's columns over all ranks; none for a dense model. Collective for mixtures.
 
         Returns:
             ``router_loss``: the load-balancing loss, before its coefficient; it is at its least,

@@ -20,6 +20,7 @@ from gradopt_ds.experiments.pretrain.data.open import open_data
 from gradopt_ds.experiments.pretrain.data.packing import PackedSequences
 from gradopt_ds.experiments.pretrain.definition import Changes, Definition, changes, definition
 from gradopt_ds.experiments.pretrain.host_fit import refuse_what_cannot_fit
+from gradopt_ds.experiments.pretrain.json_values import refuse_unparsable
 from gradopt_ds.experiments.pretrain.settings import RunSettings
 from gradopt_ds.experiments.pretrain.trained import kept_from_checkpoint
 
@@ -71,8 +72,8 @@ class Run:
         self.training.load_state_dict(state["training"])
         self.step, self.elapsed, self.tokens = step, state["elapsed"], state["tokens"]
         self.history = state["history"]
-        if changed.trace:
-            self.history = [*self.history, {"after_step": step, "changed": changed.trace}]
+        if bent := changed.trace + changed.past:
+            self.history = [*self.history, {"after_step": step, "changed": bent}]
         if dist.get_rank() == 0:
             for sentence in changed.said + changed.trace:
                 print(f"changed since step {step}: {sentence}", flush=True)
@@ -80,34 +81,35 @@ class Run:
                 print(sentence, flush=True)
 
     def _changes(self, saved: Definition, step: int) -> Changes:
-        found = changes(saved, self.definition, step)
+        changed = changes(saved, self.definition, step)
         where = f"cannot go on from {self.checkpoints}"
-        if found.fixed:
+        if changed.fixed:
             raise PretrainError(
-                f"{where}: {'; '.join(found.fixed)}. Set it back, start afresh with --resume "
+                f"{where}: {'; '.join(changed.fixed)}. Set it back, start afresh with --resume "
                 "never, or use another --output"
             )
-        if found.trace and not self.settings.accept_changes:
+        if changed.trace and not self.settings.accept_changes:
             raise PretrainError(
-                f"{where}: {'; '.join(found.trace)}. Set it back, start afresh with --resume never "
-                "or another --output, or go on with --accept-changes: then the checkpoint's "
+                f"{where}: {'; '.join(changed.trace)}. Set it back, start afresh with --resume "
+                "never or another --output, or go on with --accept-changes: then the checkpoint's "
                 "optimizer rates stay, and summary.json tells what was changed when"
             )
         if step > self.settings.steps:
             raise PretrainError(
                 f"{where}: it holds step {step}, past --steps {self.settings.steps}"
             )
-        return found
+        return changed
 
 
 def assemble(settings: RunSettings) -> Run:
-    """Tokenizer, data, model and engine of this rank, resumed if asked. Collective.
+    """Open tokenizer, data, model and engine of this rank, resumed if asked. Collective.
 
     Raises:
         PretrainError: something in the settings does not fit; the message says what.
     """
     rank, ranks = dist.get_rank(), dist.get_world_size()
     config = deepspeed_json.read(settings, ranks)
+    refuse_unparsable(config, settings.deepspeed_config)
     data = open_data(settings, rank, ranks)
     shape = models.model_config(settings.model, data.vocabulary, settings.sequence_length)
     refuse_what_cannot_fit(shape, config, settings.sequence_length)
@@ -133,8 +135,11 @@ def _engine(settings: RunSettings, config: dict[str, Any], model: Any) -> DeepSp
             config=config,
             lr_scheduler=schedule.scheduler(settings.schedule, settings.steps, settings.warmup),
         )
-    except (ValueError, NotImplementedError, AssertionError, DeepSpeedConfigError) as error:
-        # What DeepSpeed and this library refuse a JSON with.
+    except (
+        ValueError, NotImplementedError, AssertionError, DeepSpeedConfigError, TypeError, NameError
+    ) as error:  # fmt: skip
+        # What DeepSpeed and this library refuse a JSON with; TypeError: its optimizers do, by a
+        # key or type that their constructors do not know; NameError: for want of a package.
         raise PretrainError(f"{settings.deepspeed_config}: {reason(error)}") from error
     return engine
 

@@ -19,7 +19,7 @@ FINAL_SHARE = 0.1  # of the peak, at the last step
 def scheduler(
     name: Literal["cosine", "wsd", "constant"], steps: int, warmup: int
 ) -> Callable[[Optimizer], LambdaLR]:
-    """What ``deepspeed.initialize(lr_scheduler=…)`` calls with the live optimizer.
+    """Return what ``deepspeed.initialize(lr_scheduler=…)`` calls with the live optimizer.
 
     Every schedule multiplies each group's own peak, so ratios between groups survive.
 

@@ -27,6 +27,7 @@ class RunSettings(BaseModel):
     model: Path = Field(description="model JSON with a `model_type`, e.g. configs/models/tiny.json")
     data: str = Field(
         "shakespeare",
+        min_length=1,
         description="'shakespeare' (in the package), 'c4' or 'openwebtext' (streamed from the "
         "hub), or a local directory, file or glob of .txt, .json, .jsonl (also .gz) or .parquet",
     )
@@ -40,6 +41,7 @@ class RunSettings(BaseModel):
     )
     tokenizer: str | None = Field(
         None,
+        min_length=1,
         description="path or hub name of a tokenizer; by default a byte-level BPE is trained on "
         "the run's own training text and cached",
     )
@@ -72,7 +74,7 @@ class RunSettings(BaseModel):
     warmup_steps: int | None = Field(
         None, ge=0, description="steps of linear warm-up (default: a tenth of the steps)"
     )
-    seed: int = Field(0, ge=0, description="of the initial weights and of the data order")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the initial weights and of the data order")
 
     output: Path = Field(Path("runs/pretrain"), description="directory of this run's results")
     validate_every: int | None = Field(
@@ -122,7 +124,7 @@ class RunSettings(BaseModel):
         return self.validate_every or max(1, self.steps // 10)
 
     def fingerprint(self, ranks: int) -> str:
-        """A hash of all that decides the result: settings, ranks, contents of the files named.
+        """Hash all that decides the result: settings, ranks, contents of the files named.
 
         Raises:
             PretrainError: a file cannot be read.

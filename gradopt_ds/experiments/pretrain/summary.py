@@ -17,11 +17,11 @@ def write(directory: Path, facts: dict[str, Any]) -> None:
 
 
 def read(directory: Path) -> dict[str, Any] | None:
-    """The summary of a finished run, or None."""
+    """Return the summary of a finished run, or None."""
     path = directory / FILE
     return json.loads(path.read_text()) if path.is_file() else None
 
 
 def typical_seconds(seconds: list[float]) -> float:
-    """Median, which a first slow step and a busy machine disturb little."""
+    """Take the median, which a first slow step and a busy machine disturb little."""
     return statistics.median(seconds) if seconds else float("nan")

@@ -8,12 +8,13 @@ from deepspeed import DeepSpeedEngine
 from torch import Tensor
 
 from gradopt_ds.optim.param_groups import AUX, MATRIX
+from gradopt_ds.optim.resumed_settings import FROM_CONFIG
 
 Group = Mapping[str, Any]
 
 
 def trained_params(engine: DeepSpeedEngine) -> dict[str, Any]:
-    """The JSON's optimizer ``params``, each key with the value that is trained with."""
+    """Return the JSON's optimizer ``params``, each key with the value that is trained with."""
     groups = engine.basic_optimizer.param_groups
     by_rule = {group.get("rule"): group for group in reversed(groups)}
     own = by_rule.get(MATRIX, groups[0])
@@ -21,11 +22,13 @@ def trained_params(engine: DeepSpeedEngine) -> dict[str, Any]:
 
 
 def kept_from_checkpoint(engine: DeepSpeedEngine) -> list[str]:
-    """One sentence for each setting in which the JSON's value is not what is trained with."""
+    """Write one sentence for each setting that is not trained with the JSON's value."""
     asked, trained = engine.optimizer_params() or {}, trained_params(engine)
     return [
         f"optimizer.params.{name}: the JSON says {old!r}, and the checkpoint's {new!r} stays"
         for name, old, new in _different(asked, trained)
+        # The groups write the oracle out in full; it is the JSON's in any case.
+        if not set(FROM_CONFIG) & set(name.split("."))
     ]
 
 
@@ -37,24 +40,26 @@ def live_params(asked: Mapping[str, Any], own: Group, aux: Group | None) -> dict
         own: the group of the matrices, or the first.
         aux: the group of the auxiliary AdamW, if there is one.
     """
-    found: dict[str, Any] = {}
+    trained: dict[str, Any] = {}
     for key, value in asked.items():
         if key == "aux" and isinstance(value, Mapping):
-            found[key] = dict(value) if aux is None else live_params(value, _as_aux(aux), None)
+            trained[key] = dict(value) if aux is None else live_params(value, _as_aux(aux), None)
         elif key == "base" and isinstance(value, Mapping):  # of a gradient power
             inner = live_params(value.get("params") or {}, own, aux)
-            found[key] = {**value, "params": inner} if inner else dict(value)
+            trained[key] = {**value, "params": inner} if inner else dict(value)
         else:
-            found[key] = _live(key, value, own)
-    return found
+            trained[key] = _live(key, value, own)
+    return trained
 
 
 def _as_aux(group: Group) -> Group:
-    """An auxiliary group keeps the matrices' rate, and the ratio of its own to that."""
+    """Put an auxiliary group's own rate in place of the matrices', by their ratio."""
     return {**group, "initial_lr": group.get("initial_lr", group["lr"]) * group["lr_scale"]}
 
 
 def _live(key: str, asked: Any, group: Group) -> Any:
+    if key in FROM_CONFIG:  # loading leaves it as the JSON has it
+        return asked
     # A schedule moves `lr`; its peak is what the JSON means.
     name = "initial_lr" if key == "lr" and "initial_lr" in group else key
     value = group.get(name, asked)

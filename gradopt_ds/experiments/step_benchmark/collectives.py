@@ -19,7 +19,7 @@ def _bytes(tensors: Any) -> int:
 
 
 def _ring(argument: int, passes: int = 1) -> Sent:
-    """A ring sends all but one of W parts of what is reduced or collected, once per pass."""
+    """Count a ring: all but one of W parts of what is reduced or collected, once per pass."""
     return lambda args, ranks, rank: passes * _bytes(args[argument]) * (ranks - 1) / ranks
 
 
@@ -67,7 +67,7 @@ class CollectiveCounter(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Count, and run.
+        """Count the call, then run it.
 
         Raises:
             NotImplementedError: a collective that is not known, and would go uncounted.

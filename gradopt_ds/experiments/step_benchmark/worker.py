@@ -10,8 +10,9 @@ from typing import Any
 import torch.distributed as dist
 
 import gradopt_ds  # noqa: F401  makes SWAN, PolarGrad, … known to DeepSpeed's JSON
+from gradopt_ds.experiments.common.launcher_watch import end_with_launcher
 from gradopt_ds.experiments.common.process_end import end_process
-from gradopt_ds.experiments.common.processes import start_processes
+from gradopt_ds.experiments.common.processes import print_on_rank_0, start_processes
 from gradopt_ds.experiments.step_benchmark.measure import Measurement, measure
 from gradopt_ds.experiments.step_benchmark.optimizers import Candidate, candidates
 from gradopt_ds.experiments.step_benchmark.settings import BenchSettings
@@ -40,7 +41,7 @@ def run(settings: BenchSettings) -> list[dict[str, Any]]:
     for round_ in range(settings.repeats):
         first = round_ % len(settings.names)
         for name in (*settings.names[first:], *settings.names[:first]):
-            _say(f"round {round_ + 1} of {settings.repeats}: {name}")
+            print_on_rank_0(f"round {round_ + 1} of {settings.repeats}: {name}")
             measurements[name].append(measure(chosen[name], settings, count=round_ == 0))
     return [
         {
@@ -61,17 +62,13 @@ def _calibrate(name: str, settings: BenchSettings) -> tuple[Candidate, dict[str,
         return tried[0], {}
     shortest = {}
     for candidate in tried:
-        _say(f"calibrating: {name} with {candidate.setting}")
+        print_on_rank_0(f"calibrating: {name} with {candidate.setting}")
         shortest[candidate.setting] = min(measure(candidate, settings, count=False).total)
     return min(tried, key=lambda candidate: shortest[candidate.setting]), shortest
 
 
-def _say(message: str) -> None:
-    if dist.get_rank() == 0:
-        print(message, flush=True)
-
-
 if __name__ == "__main__":
+    end_with_launcher()
     logging.getLogger("gradopt_ds").setLevel(logging.WARNING)
     main()
     end_process()

@@ -32,7 +32,7 @@ class Wanted:
         return self.load_optimizer_states and not self.load_module_only
 
     def joins_slices(self, engine: Any) -> bool:
-        """Whether DeepSpeed puts the weights together from the slices of all ranks.
+        """Tell whether DeepSpeed puts the weights together from the slices of all ranks.
 
         It does so at stage 3, on every rank, from the tag that the file ``latest`` names.
         """
@@ -41,7 +41,7 @@ class Wanted:
 
 
 def files_to_verify(engine: Any, folder: Path, wanted: Wanted) -> list[Path]:
-    """The files that this rank answers for, so that every file is read through once.
+    """Return the files that this rank answers for, so that every file is read through once.
 
     A file that one rank alone loads is its own business. What all ranks load is shared out among
     them; with ``use_node_local_storage`` every node has its own copy, and every rank verifies all
@@ -62,7 +62,7 @@ def files_to_verify(engine: Any, folder: Path, wanted: Wanted) -> list[Path]:
 
 
 def optimizer_file(engine: Any, folder: Path) -> Path:
-    """Where DeepSpeed has put the optimizer's state of this rank."""
+    """Return where DeepSpeed has put the optimizer's state of this rank."""
     parent, tag = str(folder.parent), folder.name
     if engine.zero_optimization():
         return Path(engine._get_zero_ckpt_name(parent, tag))
@@ -74,7 +74,7 @@ def optimizer_file(engine: Any, folder: Path) -> Path:
 
 
 def _files(engine: Any, folder: Path, wanted: Wanted) -> tuple[list[Path], Sequence[Path]]:
-    """What this rank alone loads, and what all load, in one order."""
+    """Return what this rank alone loads, and what all load, in one order."""
     parent, tag = str(folder.parent), folder.name
     if engine.load_universal_checkpoint():
         models = map(Path, engine._get_all_ckpt_names(parent, tag))

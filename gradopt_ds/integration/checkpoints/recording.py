@@ -35,7 +35,7 @@ def record_in_state(engine: Any, optimizer: Optimizer, slices: Sequence[ZeroSlic
 
 
 def make_record(engine: Any, optimizer: Optimizer, slices: Sequence[ZeroSlice]) -> Record:
-    """What an optimizer holds on this rank (see :func:`record_in_state`)."""
+    """Return what an optimizer holds on this rank (see :func:`record_in_state`)."""
     names = {param: name for name, param in engine.module.named_parameters()}
     weights = [
         [weight for slice_ in slices if slice_.group == index for weight in slice_.weights]

@@ -1,6 +1,6 @@
 """Load a checkpoint: refuse what is not this optimizer's, cut a universal one to size."""
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from deepspeed.checkpoint.constants import FP32_WEIGHT_KEY, OPTIMIZER_STATE_DICT
 from torch import Tensor, nn
 
 from gradopt_ds.checkpoint import (
-    Record,
     Slice,
     State,
     check_content,
@@ -20,6 +19,7 @@ from gradopt_ds.checkpoint import (
     from_state,
     slice_state,
 )
+from gradopt_ds.checkpoint.compare import WEIGHTS_ALONE
 from gradopt_ds.integration.checkpoints.files import Wanted, files_to_verify, optimizer_file
 from gradopt_ds.integration.checkpoints.intact import require_intact
 from gradopt_ds.integration.checkpoints.universal_files import (
@@ -126,8 +126,14 @@ def _check(engine: Any, folder: Path, wanted: Wanted) -> None:
 
 def _check_record(engine: Any, folder: Path, wanted: Wanted) -> None:
     universal = engine.load_universal_checkpoint()
-    saved = read_common(folder)[0] if universal else _saved_record(optimizer_file(engine, folder))
-    current = from_state(base_state(engine.optimizer.state_dict()))
+    state = engine.optimizer.state_dict()
+    if universal:
+        saved = read_common(folder)[0]
+    else:
+        saved_state = _saved_state(optimizer_file(engine, folder))
+        refuse_another_precision(saved_state, state)
+        saved = from_state(base_state(saved_state))
+    current = from_state(base_state(state))
     check_content(saved, current)
     if wanted.state:
         optimizer = base_of(engine.basic_optimizer)
@@ -150,7 +156,27 @@ def _refuse_another_latest(folder: Path) -> None:
         )
 
 
-def _saved_record(file: Path) -> Record:
+def refuse_another_precision(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Refuse another precision: at stage 0 half precision has a wrapper state, and fp32 has none.
+
+    Args:
+        saved: the state of the optimizer in the file.
+        current: that of the engine's.
+
+    Raises:
+        ValueError: one of them has the wrapper's.
+    """
+    then, now = (
+        "bf16 or fp16" if "dynamic_loss_scale" in state else "fp32" for state in (saved, current)
+    )
+    if then != now:
+        raise ValueError(
+            f"this checkpoint was saved at ZeRO stage 0 in {then}, and the engine trains in {now}: "
+            f'set "bf16" and "fp16" back, or {WEIGHTS_ALONE}'
+        )
+
+
+def _saved_state(file: Path) -> Mapping[str, Any]:
     if not file.is_file():
         raise AbsentFileError(
             f"there is no {file}: it was saved at another ZeRO stage, in another precision, or not "
@@ -158,10 +184,10 @@ def _saved_record(file: Path) -> Record:
         )
     # Mapped: of all the tensors not a byte is read.
     saved = torch.load(file, map_location="cpu", mmap=True, weights_only=False)
-    state = saved.get(OPTIMIZER_STATE_DICT) or saved.get("optimizer")
+    state: Mapping[str, Any] | None = saved.get(OPTIMIZER_STATE_DICT) or saved.get("optimizer")
     if state is None:
         raise ValueError(f"{file} holds no optimizer's state: it was saved at another ZeRO stage")
-    return from_state(base_state(state))
+    return state
 
 
 def _slice_state(folder: Path, layout: Slice) -> State:
@@ -173,7 +199,7 @@ def _slice_state(folder: Path, layout: Slice) -> State:
 def _other_tensors(
     module: nn.Module, optimized: Container[str], folder: Path
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Frozen parameters and buffers, which DeepSpeed's universal loading leaves as they are.
+    """Yield frozen parameters and buffers, which DeepSpeed's universal loading leaves as they are.
 
     Yields:
         Each, and what was saved of it, whole.

@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 
 def agree_on_tag(engine: Any, load_dir: str, tag: str | None) -> str | None:
-    """The tag to load, asked of all ranks. Collective.
+    """Agree on the tag to load. Collective.
 
     Without one DeepSpeed reads the file ``latest``, each rank by itself: where it is not visible
     (a node's own storage: it is written on the first node alone) that rank loads nothing.

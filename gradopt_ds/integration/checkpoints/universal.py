@@ -124,7 +124,7 @@ def _optimized(
 
 
 def _others(source: Path, record: Record) -> Iterator[tuple[str, State]]:
-    """Buffers and frozen parameters."""
+    """Return buffers and frozen parameters."""
     models = [_loaded(file) for file in get_model_state_files(str(source))]
     module, optimized = models[0]["module"], {n for g in record.groups for n in g.parameters}
     if record.stage < 3:
@@ -153,7 +153,7 @@ def _common(state: Mapping[str, Any], record: Record) -> dict[str, Any]:
 
 
 def _write_model_files(source: Path, target: Path) -> None:
-    """The engine's counters and schedule, for any ZeRO stage; the weights are elsewhere."""
+    """Return the engine's counters and schedule, for any ZeRO stage; the weights are elsewhere."""
     file = next(source / name for name in MODEL_FILES if (source / name).is_file())
     state = {**_loaded(file), "module": {}, FROZEN_PARAM_FRAGMENTS: None}
     for name in MODEL_FILES:

@@ -49,7 +49,7 @@ def read_parameter(folder: Path, name: str) -> State:
 
 
 def listed_files(folder: Path, common: Mapping[str, Any]) -> list[Path]:
-    """All files of parameters: those that were written, or those that are there.
+    """Return all files of parameters: those that were written, or those that are there.
 
     Args:
         folder: of one universal checkpoint.

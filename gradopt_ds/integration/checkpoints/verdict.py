@@ -31,9 +31,9 @@ def same_end() -> Iterator[None]:
     mine = None if problem is None else (_importance(problem), str(problem) or repr(problem))
     problems: list[tuple[int, str] | None] = [None] * dist.get_world_size()
     dist.all_gather_object(problems, mine)
-    if found := [each for each in problems if each is not None]:
+    if raised := [each for each in problems if each is not None]:
         # min takes the first of equals: that of the lowest rank.
-        raise ValueError(min(found, key=lambda each: each[0])[1]) from problem
+        raise ValueError(min(raised, key=lambda each: each[0])[1]) from problem
 
 
 def _importance(problem: Exception) -> int:

@@ -65,7 +65,7 @@ def attach(engine: Any, optimizer: Optimizer, slices: Sequence[ZeroSlice]) -> st
 def _blocks_of_masters(
     wrapper: FP16_UnfusedOptimizer, blocks: Mapping[Tensor, tuple[Block, ...]]
 ) -> dict[Tensor, tuple[Block, ...]]:
-    """The blocks of the weights, as those of their fp32 copies."""
+    """Return the blocks of the weights, as those of their fp32 copies."""
     return {
         master: blocks[weight]
         for weights, masters in zip(wrapper.fp16_groups, wrapper.fp32_groups, strict=True)

@@ -12,17 +12,17 @@ begins on a multiple of four bytes in half precision."""
 
 
 def slice_size(elements: int, ranks: int) -> int:
-    """Elements of a rank's slice of a group at stages 1 and 2, padding included."""
+    """Count the elements of a rank's slice of a group at stages 1 and 2, padding included."""
     return ALIGNMENT * -(-elements // (ALIGNMENT * ranks))
 
 
 def chunk_size(elements: int, ranks: int) -> int:
-    """Elements of a rank's chunk of a parameter at stage 3, padding included."""
+    """Count the elements of a rank's chunk of a parameter at stage 3, padding included."""
     return -(-elements // ranks)
 
 
 def sub_groups(chunks: Sequence[int], most: int) -> Iterator[range]:
-    """The parameters of each sub-group of stage 3, as indices.
+    """Return the parameters of each sub-group of stage 3, as indices.
 
     Args:
         chunks: elements that a rank has of each parameter of a group, in order.

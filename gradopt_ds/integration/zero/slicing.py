@@ -46,13 +46,13 @@ class ZeroSlice:
     make_layout: Callable[..., Layout]
 
     def layout(self, names: Mapping[Tensor, str]) -> Layout:
-        """The layout of the weights, each flattened to one row; it says nothing of matrices."""
+        """Make the layout of the weights, each flattened to one row, not of their matrices."""
         rows = [Matrix(names[weight], 1, prod(whole_shape(weight))) for weight in self.weights]
         return self.make_layout(rows, world_size=dist.get_world_size(self.process_group))
 
 
 def holds_whole(wrapper: Any, optimizer: Optimizer) -> bool:
-    """Whether every rank holds, and updates, whole parameters: ZeRO stage 0."""
+    """Tell whether every rank holds, and updates, whole parameters: ZeRO stage 0."""
     return wrapper is optimizer or type(wrapper) is FP16_UnfusedOptimizer
 
 

@@ -2,7 +2,7 @@
 
 DeepSpeed keeps gradients in buffers that outlive the step: at stage 3 this rank's part of every
 gradient, with offload the fp32 gradients in the host's memory too. A backward pass writes the
-parameters that it reached, and nobody clears the others: they step on the gradient of an earlier
+parameters that it reached, and the others are not cleared: they step on the gradient of an earlier
 step, which also counts in the gradient norm, and a later micro-batch adds to it. With offload,
 what an earlier micro-batch alone has written is not handed over when the step is due.
 """
@@ -38,7 +38,7 @@ def clear_unwritten_gradients(wrapper: Any) -> None:
 def _complete_stage_3(wrapper: Any) -> None:
     written = wrapper._offload_boundary_param_ids
     norms = wrapper.norm_for_param_grads if wrapper.offload_optimizer else {}
-    buffers = wrapper._DeepSpeedZeroOptimizer_Stage3__param_id_to_grad_partition
+    buffers = gradient_partitions(wrapper)
     stale, is_left_behind = [], False
     for param in chain.from_iterable(wrapper.fp16_groups):
         id_ = wrapper.get_param_id(param)
@@ -49,7 +49,7 @@ def _complete_stage_3(wrapper: Any) -> None:
         if wrapper.offload_optimizer:
             group, start, size = wrapper.grad_position[id_]
             stale.append(wrapper.fp32_partitioned_groups_flat[group].grad.narrow(0, start, size))
-    _zero(stale)
+    zero(stale)
     if is_left_behind and wrapper.offload_optimizer and wrapper.is_gradient_accumulation_boundary():
         wrapper._finalize_offload_gradient_accumulation()
 
@@ -65,12 +65,21 @@ def _complete_offloaded_slices(wrapper: Any) -> None:
         stale.append(wrapper.single_partition_of_fp32_groups[group].grad.narrow(0, start, size))
         if id_ in wrapper.accumulated_grads_in_cpu:
             stale.append(wrapper.accumulated_grads_in_cpu[id_])
-    _zero(stale)
+    zero(stale)
     if accumulated - norms.keys() and wrapper.is_gradient_accumulation_boundary():
         wrapper._finalize_cpu_offload_gradient_accumulation()
 
 
-def _zero(gradients: list[Tensor]) -> None:
+def gradient_partitions(wrapper: Any) -> Mapping[int, Tensor]:
+    """Return stage 3's buffers: ``ds_id`` of a parameter → this rank's part of its gradient."""
+    buffers: Mapping[int, Tensor] = (
+        wrapper._DeepSpeedZeroOptimizer_Stage3__param_id_to_grad_partition
+    )
+    return buffers
+
+
+def zero(gradients: list[Tensor]) -> None:
+    """Write zeros into each."""
     if gradients:
         with torch.no_grad():
             torch._foreach_zero_(gradients)

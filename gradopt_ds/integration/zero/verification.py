@@ -64,21 +64,21 @@ def _compare(slice_: ZeroSlice, layout: Layout, faults: Faults) -> None:
 
 
 def _actual_and_expected(slice_: Tensor, piece: Piece, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """What a slice holds, and what the weight says it should hold; both 1-D."""
+    """Return what a slice holds, and what the weight says it should hold; both 1-D."""
     actual = slice_.detach()[piece.in_slice]
     expected = weight.detach().flatten()[piece.matrix_start : piece.matrix_stop]
     return actual, expected.to(actual)
 
 
 def _differ_in_nan_alone(actual: Tensor, expected: Tensor) -> bool:
-    """Whether they are equal once NaN equals itself."""
+    """Tell whether they are equal once NaN equals itself."""
     return actual.shape == expected.shape and torch.allclose(
         actual, expected, rtol=0, atol=0, equal_nan=True
     )
 
 
 def _raise_on_all_ranks(faults: Faults) -> None:
-    """Collective over all ranks; the faults themselves are sent only if a rank has any."""
+    """Raise what any rank reports. Collective: the faults are sent only if a rank has any."""
     is_faulty = bool(faults.misplaced or faults.not_numbers)
     is_any = torch.tensor(float(is_faulty), device=get_accelerator().current_device_name())
     dist.all_reduce(is_any, dist.ReduceOp.MAX)

@@ -20,13 +20,13 @@ from gradopt_ds.checkpoint import Slice, State, split
 
 
 def base_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The base optimizer's state dict in a wrapper's; at stage 0 in fp32 there is no wrapper."""
+    """Return the base optimizer's state dict out of a wrapper's; stage 0 in fp32 has no wrapper."""
     base: dict[str, Any] = state[_base_key(state)] if _base_key(state) else dict(state)
     return base
 
 
 def slice_states(state: Mapping[str, Any], slices: Sequence[Slice]) -> list[tuple[Slice, State]]:
-    """Every slice's state, its fp32 weights among the elements.
+    """Return every slice's state, its fp32 weights among the elements.
 
     Args:
         state: of a wrapper of ZeRO stages 1 to 3.
@@ -36,7 +36,7 @@ def slice_states(state: Mapping[str, Any], slices: Sequence[Slice]) -> list[tupl
         ValueError: the fp32 weights are not there.
     """
     base = base_state(state)
-    found = []
+    states = []
     ids = _ids(base["param_groups"], slices)
     for layout, id_, weights in zip(slices, ids, state[_fp32_key(state)], strict=True):
         if any(fragment.in_slice.stop > weights.numel() for fragment in layout.fragments):
@@ -45,10 +45,10 @@ def slice_states(state: Mapping[str, Any], slices: Sequence[Slice]) -> list[tupl
                 "checkpoint: were they on NVMe?"
             )
         own = split(layout, base["state"].get(id_, {}))
-        found.append(
+        states.append(
             (layout, State({FP32_WEIGHT_KEY: weights.detach(), **own.elements}, own.shared))
         )
-    return found
+    return states
 
 
 def replace_slices(
@@ -56,7 +56,7 @@ def replace_slices(
     slices: Sequence[tuple[Slice, State]],
     param_groups: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """A wrapper's state dict with the weights, state and group settings of another.
+    """Return a wrapper's state dict with the weights, state and group settings of another.
 
     Args:
         state: of the wrapper that is to load the result.
@@ -93,7 +93,7 @@ def _fp32_key(state: Mapping[str, Any]) -> str:
 
 
 def _ids(param_groups: Sequence[Mapping[str, Any]], slices: Sequence[Slice]) -> list[int]:
-    """What torch's state dict calls each slice."""
+    """Return what torch's state dict calls each slice."""
     seen: Counter[int] = Counter()
     ids = []
     for layout in slices:

@@ -104,7 +104,7 @@ class Adaptive(Oracle):
 
 
 def cholesky_bound(r: Tensor) -> Tensor:
-    """Lower bounds of the smallest singular values, from Gram matrices; 0 where there is none."""
+    """Bound the smallest singular values from below, by Gram matrices; 0 where there is none."""
     m = r.shape[-1]
     r = padded(r)
     r.diagonal(dim1=-2, dim2=-1)[..., m:] = 1
@@ -118,7 +118,7 @@ def cholesky_bound(r: Tensor) -> Tensor:
 
 
 def padded(r: Tensor) -> Tensor:
-    """A copy of Gram matrices, on a CPU with some rows and columns of zeros where that is faster.
+    """Copy Gram matrices, on a CPU with some rows and columns of zeros where that is faster.
 
     At a multiple of 2048 bytes from row to row, whatever walks down a column falls into few lines
     of the cache: torch's Cholesky decomposition of 512 rows takes 6 times as long as that of 520.
@@ -128,7 +128,7 @@ def padded(r: Tensor) -> Tensor:
 
 
 def triangular_bound(factor: Tensor) -> Tensor:
-    """Lower bounds of the smallest singular values of upper triangular matrices."""
+    """Bound the smallest singular values of upper triangular matrices from below."""
     identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
     inverse = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=True)
     # A zero on the diagonal makes it infinite or NaN: nothing is known.
@@ -136,7 +136,7 @@ def triangular_bound(factor: Tensor) -> Tensor:
 
 
 def halley(low: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """QDWH's (a, b, c) for bounds ``[b, 1, 1]``, and where the step sends the bounds.
+    """Compute QDWH's (a, b, c) for bounds ``[b, 1, 1]``, and where the step sends the bounds.
 
     See :func:`~.qdwh.halley_weights`; here every matrix of a batch has its own.
     """
@@ -152,7 +152,7 @@ def halley(low: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def by_gram(
     x: Tensor, r: Tensor, low: Tensor, scale: Tensor, dtype: torch.dtype, across: RowShards
 ) -> Tensor:
-    """Polar factors from a float64 Gram matrix; singular values that it cannot resolve become 0.
+    """Take polar factors from a float64 Gram matrix; singular values below its resolution become 0.
 
     Args:
         x: matrices ``[b, m, n]``.
@@ -168,7 +168,7 @@ def by_gram(
 
 
 def by_qr(x: Tensor, cutoff: float) -> Tensor:
-    """Polar factors of float64 matrices ``[b, m, n]`` of norm at most 1, of any condition."""
+    """Take polar factors of float64 matrices ``[b, m, n]`` of norm at most 1, of any condition."""
     columns, factor = torch.linalg.qr(x.mT)
     low = triangular_bound(factor)
     null = low <= cutoff
@@ -180,7 +180,7 @@ def by_qr(x: Tensor, cutoff: float) -> Tensor:
 
 
 def completed(x: Tensor, low: Tensor, null: Tensor, across: RowShards) -> Tensor:
-    """Polar factors of matrices whose condition is small enough for a Gram matrix in their dtype.
+    """Take polar factors of matrices whose condition a Gram matrix in their dtype can carry.
 
     Args:
         x: matrices ``[b, m, n]`` of norm at most 1, but for rounding.
@@ -200,7 +200,7 @@ def completed(x: Tensor, low: Tensor, null: Tensor, across: RowShards) -> Tensor
 
 
 def by_cholesky(r: Tensor, low: Tensor, until: float) -> tuple[Tensor, Tensor]:
-    """QDWH's Cholesky steps, on Gram matrices; each matrix takes as many as it needs.
+    """Take QDWH's Cholesky steps on Gram matrices, for each matrix as many as it needs.
 
     Args:
         r: Gram matrices ``[b, m, m]`` of X, of norm at most 1.
@@ -218,7 +218,7 @@ def by_cholesky(r: Tensor, low: Tensor, until: float) -> tuple[Tensor, Tensor]:
         todo = slice(None) if bool(rest.all()) else rest
         a, b, c, low[todo] = halley(low[todo])
         # The step multiplies X by near I + far W, with W = (I + cR)^-1.
-        near, far, c = (one.to(r.dtype) for one in (b / c, a - b / c, c))
+        near, far, c = (weight.to(r.dtype) for weight in (b / c, a - b / c, c))
         factor, _ = torch.linalg.cholesky_ex(plus_identity(c * r[todo], 1))
         w = torch.cholesky_inverse(factor)
         before = q[todo]

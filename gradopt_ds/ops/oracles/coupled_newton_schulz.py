@@ -16,6 +16,18 @@ product ZY multiplies them by up to (3 beta)^2 = 6.75 per step, and at -1 the it
 Five steps bring them to 1e-3; then Y is made anew, from ZX."""
 
 
+def check_steps_and_beta(steps: int, beta: float) -> None:
+    """Refuse settings with which SWAN's iteration cannot work.
+
+    Raises:
+        ValueError: ``steps`` or ``beta`` is out of range.
+    """
+    require(is_count(steps), "steps", "an integer >= 1", steps)
+    # Below, singular values shrink to 0; above, they change their sign.
+    stable = is_real(beta) and 1 / 3 < beta < 3**0.5 / 2
+    require(stable, "beta", "a number between 1/3 and 0.866", beta)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CoupledNewtonSchulz(Oracle):
     r"""SWAN's iteration: Z tends to the inverse square root of the Gram matrix.
@@ -51,10 +63,7 @@ class CoupledNewtonSchulz(Oracle):
     def __post_init__(self) -> None:
         """Check the settings."""
         super().__post_init__()
-        require(is_count(self.steps), "steps", "an integer >= 1", self.steps)
-        # Below, singular values shrink to 0; above, they change their sign.
-        stable = is_real(self.beta) and 1 / 3 < self.beta < 3**0.5 / 2
-        require(stable, "beta", "a number between 1/3 and 0.866", self.beta)
+        check_steps_and_beta(self.steps, self.beta)
 
     def _iterate(self, x: Tensor, eps: float, across: RowShards) -> Tensor:
         for steps in self._runs():
@@ -62,7 +71,7 @@ class CoupledNewtonSchulz(Oracle):
         return x
 
     def _inverse_root(self, y: Tensor, steps: int) -> Tensor:
-        """The matrix Z after ``steps`` iterations from the Gram matrix ``y``."""
+        """Return the matrix Z after ``steps`` iterations from the Gram matrix ``y``."""
         three = 3 * torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
         z = factor = self.beta * (three - y)
         for _ in range(steps - 1):
@@ -72,7 +81,7 @@ class CoupledNewtonSchulz(Oracle):
         return z
 
     def _runs(self) -> Iterator[int]:
-        """Numbers of steps between two Gram matrices."""
+        """Return the numbers of steps between two Gram matrices."""
         return (min(RUN, self.steps - done) for done in range(0, self.steps, RUN))
 
     def _flops(self, m: int, n: int) -> int:

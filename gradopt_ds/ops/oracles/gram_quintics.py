@@ -43,7 +43,7 @@ def apply_gram_quintics(
 
 
 def gram_quintics_flops(m: int, n: int, steps: int, restarts: Sequence[int]) -> int:
-    """Floating-point operations of :func:`apply_gram_quintics` on one ``m x n`` matrix."""
+    """Count the operations of :func:`apply_gram_quintics` on one ``m x n`` matrix."""
     return sum(4 * m * m * n + (4 * run - 3) * 2 * m**3 for run in _runs(steps, restarts))
 
 
@@ -59,7 +59,7 @@ def check_restarts(restarts: object) -> None:
 
 
 def _accumulated(r: Tensor, quintics: Sequence[Quintic]) -> Tensor:
-    """The matrix Q by which the quintics multiply a matrix with Gram matrix ``r``."""
+    """Return the matrix Q by which the quintics multiply a matrix with Gram matrix ``r``."""
     # Polynomials in one symmetric matrix commute, so all of their products are symmetric.
     first, *others = quintics
     q = factor = _quintic(r, first)
@@ -71,7 +71,7 @@ def _accumulated(r: Tensor, quintics: Sequence[Quintic]) -> Tensor:
 
 
 def _quintic(r: Tensor, quintic: Quintic) -> Tensor:
-    """``aI + bR + cR^2``."""
+    """Compute ``aI + bR + cR^2``."""
     a, b, c = quintic
     factor = symmetric_matmul(r, r, scale=c, plus=r, times=b)
     factor.diagonal(dim1=-2, dim2=-1).add_(a)
@@ -79,6 +79,6 @@ def _quintic(r: Tensor, quintic: Quintic) -> Tensor:
 
 
 def _runs(steps: int, restarts: Sequence[int]) -> Iterator[int]:
-    """Numbers of steps between restarts."""
+    """Return the numbers of steps between restarts."""
     bounds = [0, *(r for r in restarts if r < steps), steps]
     return (after - before for before, after in pairwise(bounds))

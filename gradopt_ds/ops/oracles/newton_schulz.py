@@ -70,11 +70,11 @@ def apply_quintics(x: Tensor, quintics: Iterable[Quintic], across: RowShards) ->
     """
     for a, b, c in quintics:
         r = gram(x, across)
-        factor = symmetric_matmul(r, r, scale=c, plus=r, times=b) if c else b * r
+        factor = symmetric_matmul(r, r, scale=c, plus=r, times=b, exact=True) if c else b * r
         x = matmul_plus(factor, x, plus=x, times=a)
     return x
 
 
 def quintic_flops(m: int, n: int) -> int:
-    """Floating-point operations of one polynomial on one ``m x n`` matrix, m <= n."""
+    """Count the floating-point operations of one polynomial on one ``m x n`` matrix, m <= n."""
     return 4 * m * m * n + 2 * m**3

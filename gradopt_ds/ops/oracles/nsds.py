@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from gradopt_ds.matrices.row_shards import RowShards
-from gradopt_ds.ops.oracles.oracle import Oracle, gram, is_count, is_real, require
+from gradopt_ds.ops.oracles.coupled_newton_schulz import check_steps_and_beta
+from gradopt_ds.ops.oracles.oracle import Oracle, gram
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,16 +43,14 @@ class NSDS(Oracle):
     def __post_init__(self) -> None:
         """Check the settings."""
         super().__post_init__()
-        require(is_count(self.steps), "steps", "an integer >= 1", self.steps)
-        stable = is_real(self.beta) and 1 / 3 < self.beta < 3**0.5 / 2
-        require(stable, "beta", "a number between 1/3 and 0.866", self.beta)
+        check_steps_and_beta(self.steps, self.beta)
 
     def _iterate(self, x: Tensor, eps: float, across: RowShards) -> Tensor:
         y = gram(x, across)
         identity = torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
         z = identity.expand_as(y)
         for _ in range(self.steps):
-            diagonal_y, diagonal_z = (one.diagonal(dim1=-2, dim2=-1) for one in (y, z))
+            diagonal_y, diagonal_z = (matrices.diagonal(dim1=-2, dim2=-1) for matrices in (y, z))
             z = self.beta * (3 * identity - diagonal_z[..., :, None] * y)
             z = z * diagonal_z[..., None, :]
             y = self.beta * y * (3 - diagonal_z * diagonal_y)[..., None, :]

@@ -104,12 +104,12 @@ class Oracle(ABC):
         return self._flops(min(m, n), max(m, n))
 
     def shard_flops(self, rows: int, n: int) -> int:
-        """:meth:`flops` of a rank that has some of the rows of a tall matrix with n columns."""
+        """Count the flops of a rank that has some of the rows of a tall matrix with n columns."""
         return self._flops(n, rows)
 
     @abstractmethod
     def _iterate(self, x: Tensor, eps: float, across: RowShards) -> Tensor:
-        """Polar factors of wide matrices.
+        """Compute polar factors of wide matrices.
 
         Args:
             x: ``[..., m, n]``, m <= n, in the compute dtype, of Frobenius norm 1 (or 0). Some
@@ -120,7 +120,7 @@ class Oracle(ABC):
 
     @abstractmethod
     def _flops(self, m: int, n: int) -> int:
-        """:meth:`flops` for m <= n."""
+        """Count the flops for m <= n."""
 
     def _compute_dtype(self, g: Tensor) -> torch.dtype:
         if self.dtype is not None:
@@ -128,13 +128,13 @@ class Oracle(ABC):
         return g.dtype if g.dtype == torch.float64 else self._default_dtype(g.device)
 
     def _default_dtype(self, device: torch.device) -> torch.dtype:
-        """The compute dtype for input below float64."""
+        """Return the compute dtype for input below float64."""
         return default_compute_dtype(device)
 
 
 def gram(x: Tensor, across: RowShards) -> Tensor:
-    """``x x^T`` of wide matrices ``[..., m, n]`` whose columns may be on several ranks."""
-    return across.sum(symmetric_matmul(x, x.mT))
+    """Compute ``x x^T`` of wide matrices ``[..., m, n]`` whose columns may be on several ranks."""
+    return across.sum(symmetric_matmul(x, x.mT, exact=True))
 
 
 def require(valid: bool, setting: str, valid_range: str, value: object) -> None:
@@ -148,10 +148,10 @@ def require(valid: bool, setting: str, valid_range: str, value: object) -> None:
 
 
 def is_count(value: object) -> bool:
-    """Whether ``value`` is an integer of at least 1 (True is not)."""
+    """Tell whether ``value`` is an integer of at least 1 (True is not)."""
     return type(value) is int and value >= 1
 
 
 def is_real(value: object) -> bool:
-    """Whether ``value`` is a finite number (True is not)."""
+    """Tell whether ``value`` is a finite number (True is not)."""
     return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ NATIVE_BFLOAT16 = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 
 
 def default_compute_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device multiplies it natively, else float32.
+    """Return bfloat16 where the device multiplies it natively, else float32.
 
     float16 is never a CPU's default: it is emulated there, some 30 times slower than float32.
 

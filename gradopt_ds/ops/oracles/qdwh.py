@@ -87,7 +87,7 @@ class QDWH(Oracle):
 
 
 def halley_weights(low: float) -> tuple[float, float, float]:
-    """The weights (a, b, c) that are optimal for singular values in ``[low, 1]``."""
+    """Return the weights (a, b, c) that are optimal for singular values in ``[low, 1]``."""
     d = (4 * max(0.0, 1 - low**2) / low**4) ** (1 / 3)
     root = math.sqrt(1 + d)
     a = root + math.sqrt(8 - 4 * d + 8 * (2 - low**2) / (low**2 * root)) / 2
@@ -100,7 +100,7 @@ Weight = float | Tensor
 
 
 def qr_step(x: Tensor, a: Weight, b: Weight, c: Weight) -> Tensor:
-    """One step from a QR decomposition: stable for every c.
+    """Take one step from a QR decomposition: stable for every c.
 
     Args:
         x: wide matrices ``[..., m, n]``.
@@ -116,14 +116,14 @@ def qr_step(x: Tensor, a: Weight, b: Weight, c: Weight) -> Tensor:
 
 
 def cholesky_step(x: Tensor, a: float, b: float, c: float) -> Tensor:
-    """One step from a Cholesky decomposition; see :func:`qr_step`."""
+    """Take one step from a Cholesky decomposition; see :func:`qr_step`."""
     identity = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
     factor, _ = torch.linalg.cholesky_ex(identity + c * (x @ x.mT))
     return b / c * x + (a - b / c) * torch.cholesky_solve(x, factor)
 
 
 def step_flops(m: int, n: int, qr: bool) -> int:
-    """Floating-point operations of a step on one ``m x n`` matrix, m <= n, estimated."""
+    """Count the floating-point operations of a step on one ``m x n`` matrix, m <= n, estimated."""
     if qr:
         # Householder: the factor R, as much again for Q, and the product of Q's two halves.
         return 4 * m * m * (n + m) - 4 * m**3 // 3 + 2 * m * m * n

@@ -67,13 +67,13 @@ def make_oracle(spec: str | Mapping[str, object] | Oracle) -> Oracle:
 
 
 def oracle_spec(oracle: Oracle) -> dict[str, Any]:
-    """The mapping that :func:`make_oracle` makes an oracle from, as plain data."""
+    """Return the mapping that :func:`make_oracle` makes an oracle from, as plain data."""
     options = {field.name: _to_json(getattr(oracle, field.name)) for field in fields(oracle)}
     return {"type": oracle.name, **options}
 
 
 def _from_json(value: Any) -> Any:
-    """JSON has lists for tuples and names for dtypes; everything else the oracle checks."""
+    """Convert what JSON writes otherwise: lists to tuples, names to dtypes."""
     if isinstance(value, list):
         return tuple(value)
     return DTYPES.get(value, value) if isinstance(value, str) else value

@@ -107,7 +107,7 @@ class ZoloPD(Oracle):
 
 @functools.cache
 def zolotarev(low: float, degree: int) -> Zolotarev:
-    """The function for singular values in ``[low, 1]``, 0 < low < 1."""
+    """Return the function for singular values in ``[low, 1]``, 0 < low < 1."""
     with mpmath.workdps(DIGITS):
         complement = 1 - mpmath.mpf(low) ** 2  # the parameter m = k^2 of the elliptic functions
         quarter = mpmath.ellipk(complement)
@@ -131,7 +131,7 @@ def zolotarev(low: float, degree: int) -> Zolotarev:
 
 
 def _resolvent(x: Tensor, c: float) -> Tensor:
-    """``(x x^T + c I)^{-1} x`` of wide matrices ``[..., m, n]``."""
+    """Compute ``(x x^T + c I)^{-1} x`` of wide matrices ``[..., m, n]``."""
     m, n = x.shape[-2:]
     identity = torch.eye(m, dtype=x.dtype, device=x.device)
     if 1 / c > QR_ABOVE:

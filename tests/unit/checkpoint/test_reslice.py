@@ -71,12 +71,12 @@ def cut(layout: Slice) -> State:
 @given(st.sampled_from([contiguous, chunked]), st.integers(1, 9), st.integers(0, 3))
 def test_round_trip(layout: object, ranks: int, gap: int) -> None:
     """Whatever the layout, with slices of nothing but padding among them."""
-    holders = [(one, cut(one)) for one in layout(ranks, gap)]
+    holders = [(slice_, cut(slice_)) for slice_ in layout(ranks, gap)]
     for name, shape in SHAPES.items():
-        found = parameter_state(name, shape, holders[::-1])
-        assert found.shared == WHOLE[name].shared
+        actual = parameter_state(name, shape, holders[::-1])
+        assert actual.shared == WHOLE[name].shared
         for key, tensor in WHOLE[name].elements.items():
-            assert torch.equal(found.elements[key], tensor)
+            assert torch.equal(actual.elements[key], tensor)
 
 
 def test_padding_is_zero_and_keeps_the_step() -> None:
@@ -87,9 +87,9 @@ def test_padding_is_zero_and_keeps_the_step() -> None:
 
 def test_what_is_elementwise_is_told_by_shape() -> None:
     state = {"momentum_buffer": torch.ones(4), "step": torch.tensor(1.0), "eta": 0.5}
-    found = split(Slice(0, 4, (), ()), state)
-    assert list(found.elements) == ["momentum_buffer"]
-    assert found.keys == ["eta", "momentum_buffer", "step"]
+    actual = split(Slice(0, 4, (), ()), state)
+    assert list(actual.elements) == ["momentum_buffer"]
+    assert actual.keys == ["eta", "momentum_buffer", "step"]
 
 
 def _holders(first: dict[str, Tensor], second: dict[str, Tensor], start: int = 2) -> list:
@@ -100,10 +100,10 @@ def _holders(first: dict[str, Tensor], second: dict[str, Tensor], start: int = 2
 
 
 def test_disagreement_is_refused() -> None:
-    one, two = torch.tensor(1.0), torch.tensor(2.0)
+    first, two = torch.tensor(1.0), torch.tensor(2.0)
     weight = {"fp32": torch.ones(2)}
     with pytest.raises(ValueError, match="'step' of a part of 'p' is 1"):
-        parameter_state("p", (4,), _holders({**weight, "step": one}, {**weight, "step": two})[:2])
+        parameter_state("p", (4,), _holders({**weight, "step": first}, {**weight, "step": two})[:2])
     with pytest.raises(ValueError, match="are not all of it"):
         parameter_state("p", (6,), _holders(weight, weight))
     with pytest.raises(ValueError, match="are not all of it"):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gradopt_ds import command
 from tests.conftest import ROOT
 
 
@@ -42,4 +43,16 @@ def test_an_output_that_is_a_file_is_named(
     (tmp_path / "taken").write_text("")
     monkeypatch.setattr("signal.signal", lambda *_: None)
     assert ended(script, ["--output", str(tmp_path / "taken")], monkeypatch) == 2
+    assert capsys.readouterr().err.startswith(f"error: --output {tmp_path / 'taken'} cannot be")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["plan", "--model", "tiny", "--ranks", "2"], ["memory", "estimate", "--model", "tiny"]],
+)
+def test_an_output_of_a_subcommand_that_is_a_file_is_named(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").write_text("")
+    assert command.main([*words, "--output", str(tmp_path / "taken")]) == 2
     assert capsys.readouterr().err.startswith(f"error: --output {tmp_path / 'taken'} cannot be")

@@ -58,6 +58,18 @@ def test_keys_of_deepspeeds_documentation_pass() -> None:
 
 
 @pytest.mark.parametrize(
+    "config",
+    [
+        {"zero_optimization": True, "allgather_size": 500000000},
+        {"aio": {"block_size": 1048576, "queue_depth": 8, "thread_count": 1}},  # Lightning's
+        {"tensor_parallel": {"autotp_size": 1}, "inference": {}},  # transformers'
+    ],
+)
+def test_keys_that_others_read_and_write_pass(config: dict[str, Any]) -> None:
+    refuse_unknown_config_keys(config)
+
+
+@pytest.mark.parametrize(
     ("config", "says"),
     [
         ({"zero_optimisation": {"stage": 2}}, "'zero_optimisation'.*mean 'zero_optimization'"),

@@ -38,6 +38,7 @@ def engine(**overrides: Any) -> EngineStub:
         "sequence_parallel_size": 1,
         "autotp_size": lambda: 0,
         "zero_partial_offload": lambda: 1.0,
+        "checkpoint_serialization_enabled": lambda: True,
     }
     experts = SimpleNamespace(enabled=overrides.pop("auto_ep", False))
     config = SimpleNamespace(
@@ -86,6 +87,7 @@ def test_supported_settings_are_accepted(overrides: dict[str, Any]) -> None:
             {"load_universal_checkpoint": lambda: True, "zero_optimization": lambda: False},
             "load_universal.*stage 0",
         ),
+        ({"checkpoint_serialization_enabled": lambda: False}, "checkpoint_serialization"),
         ({"fp16_master_weights_and_gradients": lambda: True}, "fp16_master_weights_and_grads"),
         (
             {"bf16_master_weights_and_gradients": lambda: True},

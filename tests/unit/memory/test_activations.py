@@ -51,9 +51,9 @@ def test_bytes_that_autograd_saves(
     model.train()
     if checkpointing:
         model.gradient_checkpointing_enable()
-    found = saved_bytes(model, torch.randint(config.vocab_size, (micro_batch, 16)))
+    actual = saved_bytes(model, torch.randint(config.vocab_size, (micro_batch, 16)))
     # Offsets of the experts and the loss are not worth a term.
-    assert found == pytest.approx(activations.forward_bytes(config, setup), rel=2e-3)
+    assert actual == pytest.approx(activations.forward_bytes(config, setup), rel=2e-3)
 
 
 def test_unknown_layers_are_refused() -> None:

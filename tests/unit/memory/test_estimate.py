@@ -41,20 +41,22 @@ def test_one_rank_by_hand(tied: bool) -> None:
     others = V * H * (1 if tied else 2) + NORMS
     elements = MATRICES + others
     setup = Setup(stage=2, precision="bf16")
-    found = {name: estimate(llama(tied), BLOCKS[name], setup) for name in BLOCKS}
+    estimates = {name: estimate(llama(tied), BLOCKS[name], setup) for name in BLOCKS}
     counters = 4  # one fp32 step counter for each flat slice that AdamW has
-    assert found["AdamW"].state == 8 * elements + counters
-    assert found["SWAN"].state_matrix == found["SinkGD"].state_matrix == 0
-    assert found["PolarGrad"].state_matrix == found["MatrixMuon"].state_matrix == 4 * MATRICES
-    for name, one in found.items():
+    assert estimates["AdamW"].state == 8 * elements + counters
+    assert estimates["SWAN"].state_matrix == estimates["SinkGD"].state_matrix == 0
+    assert (
+        estimates["PolarGrad"].state_matrix == estimates["MatrixMuon"].state_matrix == 4 * MATRICES
+    )
+    for name, estimated in estimates.items():
         if name == "FusedAdamW":
-            assert one.state == 8 * elements
-            assert one.workspace == 0
-        assert one.weights == 2 * elements
-        assert one.masters == 4 * elements
-        assert one.gradients == 2 * elements
+            assert estimated.state == 8 * elements
+            assert estimated.workspace == 0
+        assert estimated.weights == 2 * elements
+        assert estimated.masters == 4 * elements
+        assert estimated.gradients == 2 * elements
         if "Adam" not in name:
-            assert one.state_aux == 8 * others + counters
+            assert estimated.state_aux == 8 * others + counters
 
 
 def test_experts_by_hand_and_spread() -> None:
@@ -68,10 +70,10 @@ def test_experts_by_hand_and_spread() -> None:
     setup = Setup(stage=0, precision="fp32")
     assert estimate(llama(**moe), BLOCKS["AdamW"], setup).weights == 4 * (dense + experts)
     spread = Setup(stage=1, precision="bf16", ranks=4, expert_parallel=2)
-    found = estimate(llama(**moe), BLOCKS["AdamW"], spread)
-    assert found.weights == pytest.approx(2 * (dense + experts / 2), abs=64)
-    assert found.masters == pytest.approx(4 * (dense / 4 + experts / 4), abs=64)
-    assert found.state == pytest.approx(8 * (dense / 4 + experts / 4), abs=128)
+    estimated = estimate(llama(**moe), BLOCKS["AdamW"], spread)
+    assert estimated.weights == pytest.approx(2 * (dense + experts / 2), abs=64)
+    assert estimated.masters == pytest.approx(4 * (dense / 4 + experts / 4), abs=64)
+    assert estimated.state == pytest.approx(8 * (dense / 4 + experts / 4), abs=128)
 
 
 def test_experts_that_are_modules_are_spread() -> None:
@@ -92,8 +94,8 @@ def test_experts_that_are_modules_are_spread() -> None:
 
     spread = Setup(stage=0, precision="fp32", ranks=2, expert_parallel=2)
     dense = estimate(llama(), BLOCKS["AdamW"], Setup(stage=0, precision="fp32", ranks=2)).weights
-    found = estimate(model(4), BLOCKS["AdamW"], spread)
-    assert found.weights == dense + 4 * (8 * 8 + 2 * (8 * 6 + 6))
+    estimated = estimate(model(4), BLOCKS["AdamW"], spread)
+    assert estimated.weights == dense + 4 * (8 * 8 + 2 * (8 * 6 + 6))
     with pytest.raises(ValueError, match="does not divide the 3 experts"):
         estimate(model(3), BLOCKS["AdamW"], spread)
 
@@ -105,10 +107,10 @@ def test_experts_are_matrices_and_routers_are_not() -> None:
     matrices = MATRICES + LAYERS * EXPERT_COUNT * 3 * H * EXPERT_F
     setup = Setup(stage=3, precision="bf16", ranks=2)
     polar = {"type": "PolarGrad", "params": {"exchange_bucket_size": 1}}
-    found = estimate(llama(**moe), polar, setup)
-    assert found.state_matrix == 4 * matrices / 2
+    estimated = estimate(llama(**moe), polar, setup)
+    assert estimated.state_matrix == 4 * matrices / 2
     # The shared expert's, which is larger than a routed one's, but not than four of them.
-    assert found.workspace == 12 * 4 * H * F
+    assert estimated.workspace == 12 * 4 * H * F
     adam = estimate(llama(**moe), BLOCKS["AdamW"], setup)
     assert adam.state_matrix == pytest.approx(8 * matrices / 2, rel=1e-3)
 
@@ -153,7 +155,8 @@ def test_fused_adam_counts_without_tensors() -> None:
     fused = {"type": "Adam", "params": {"lr": 1e-3}}
     counted = {"type": "Adam", "params": {"lr": 1e-3, "torch_adam": True}}
     fused_bytes, counted_bytes = (
-        estimate(llama(), one, Setup(precision="fp32")).state for one in (fused, counted)
+        estimate(llama(), optimizer, Setup(precision="fp32")).state
+        for optimizer in (fused, counted)
     )
     assert counted_bytes - fused_bytes == 4
 
@@ -175,9 +178,9 @@ def test_slices_against_a_walk_over_elements(numels: list[int], ranks: int) -> N
 def test_70_billion_parameters_in_seconds() -> None:
     started = time.perf_counter()
     model = models.on_meta(shape(8192))
-    found = estimate(model, BLOCKS["SWAN"], Setup(stage=3, ranks=64))
+    estimated = estimate(model, BLOCKS["SWAN"], Setup(stage=3, ranks=64))
     assert 6e10 < sum(p.numel() for p in model.parameters()) < 8e10
-    assert found.masters == pytest.approx(4 * 6.6e10 / 64, rel=0.1)
+    assert estimated.masters == pytest.approx(4 * 6.6e10 / 64, rel=0.1)
     assert time.perf_counter() - started < 30
 
 
@@ -224,7 +227,7 @@ def test_what_a_json_says_is_never_ignored(config: dict[str, Any], named: str) -
 
 
 def test_a_json_is_read() -> None:
-    told = read_setup(
+    values = read_setup(
         {
             "train_batch_size": 16, "train_micro_batch_size_per_gpu": 2,
             "bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"},
@@ -232,13 +235,13 @@ def test_a_json_is_read() -> None:
         },
         4,
     )  # fmt: skip
-    setup = Setup(**told)
+    setup = Setup(**values)
     assert (setup.stage, setup.ranks, setup.micro_batch, setup.accumulation) == (1, 4, 2, 2)
     assert (setup.precision, setup.reduce_bucket_size) == ("bf16-fp32-gradients", 77)
 
 
 @pytest.mark.parametrize(
-    "told",
+    "values",
     [
         {"stage": 0, "precision": "pure-bf16"},
         {"stage": 2, "offload_param": True},
@@ -246,9 +249,9 @@ def test_a_json_is_read() -> None:
         {"stage": 1, "ranks": 3, "expert_parallel": 2},
     ],
 )
-def test_impossible_setups(told: dict[str, Any]) -> None:
+def test_impossible_setups(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="stage|pure-bf16|divide"):
-        Setup(**told)
+        Setup(**values)
 
 
 def test_what_does_not_fit_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:

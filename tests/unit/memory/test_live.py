@@ -14,7 +14,7 @@ from gradopt_ds.optim import MatrixOptimizer
 
 def all_tensors() -> list[Tensor]:
     gc.collect()
-    return [one for one in gc.get_objects() if issubclass(type(one), Tensor)]
+    return [item for item in gc.get_objects() if issubclass(type(item), Tensor)]
 
 
 def matrices() -> nn.Module:
@@ -65,10 +65,10 @@ def test_old_tensors_are_not_kept() -> None:
     tensor = torch.zeros(1000)
     before = existing_tensors()
     assert any(ref() is tensor for ref in before)
-    found = [ref for ref in before if ref() is tensor]
+    references = [ref for ref in before if ref() is tensor]
     del tensor
     gc.collect()
-    assert found[0]() is None
+    assert references[0]() is None
 
 
 def test_containers_and_their_subclasses_are_searched() -> None:

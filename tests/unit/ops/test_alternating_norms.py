@@ -16,8 +16,8 @@ from tests.unit.ops.matrices import SHAPES, gaussian
 def test_against_the_reference(shape: tuple[int, int], iterations: int) -> None:
     """Rows first, tall or wide."""
     g = gaussian(*shape, dtype=torch.float64)
-    found = AlternatingNorms(iterations=iterations)(g).numpy()
-    np.testing.assert_allclose(found, sinkgd_direction(g.numpy(), iterations), rtol=1e-10)
+    actual = AlternatingNorms(iterations=iterations)(g).numpy()
+    np.testing.assert_allclose(actual, sinkgd_direction(g.numpy(), iterations), rtol=1e-10)
 
 
 @settings(max_examples=25, deadline=None)

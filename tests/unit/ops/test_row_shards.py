@@ -106,8 +106,8 @@ def test_shards_together_equal_the_whole(name: str, case: tuple[Tensor, list[int
     assume(name != "nsds" or matrix.shape[0] > matrix.shape[1])
     oracle = make_oracle(name)
     whole = oracle(matrix)
-    found = on_shards(matrix, cuts, oracle)
-    torch.testing.assert_close(found, whole, rtol=1e-7, atol=1e-7)
+    actual = on_shards(matrix, cuts, oracle)
+    torch.testing.assert_close(actual, whole, rtol=1e-7, atol=1e-7)
     norms = on_shards(matrix, cuts, lambda x, a: nuclear_norm(x, oracle(x, a), a).expand(len(x)))
     torch.testing.assert_close(norms, nuclear_norm(matrix, whole).expand(len(matrix)))
 

@@ -84,9 +84,9 @@ def test_bases_of_torch_over_two_groups(
     ours = GradPower(base(grouped(model), lr=0.01, **settings), power)  # type: ignore[call-arg]
     theirs = base(grouped(twin), lr=0.01, **settings)  # type: ignore[call-arg]
     for step in range(3):
-        for one in (model, twin):
-            one.zero_grad()
-            one(micro_batch(step, 0, 0)).backward()
+        for network in (model, twin):
+            network.zero_grad()
+            network(micro_batch(step, 0, 0)).backward()
         for param in twin.parameters():
             assert param.grad is not None
             param.grad.copy_(param.grad.sign() * param.grad.abs() ** power)

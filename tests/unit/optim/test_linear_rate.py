@@ -43,10 +43,10 @@ def descend(problem: Quadratic, optimizer: torch.optim.Optimizer, steps: int) ->
     return values
 
 
-def polargrad(problem: Quadratic, lr: float, **told: object) -> PolarGrad:
+def polargrad(problem: Quadratic, lr: float, **settings: object) -> PolarGrad:
     """PolarGrad without momentum, with exact polar factors."""
     group = {"params": [problem.x], "rule": "matrix"}
-    return PolarGrad([group], lr=lr, momentum=0.0, oracle="svd", **told)  # type: ignore[arg-type]
+    return PolarGrad([group], lr=lr, momentum=0.0, oracle="svd", **settings)  # type: ignore[arg-type]
 
 
 @settings(max_examples=10, deadline=None)

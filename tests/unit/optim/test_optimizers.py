@@ -132,7 +132,8 @@ def test_auxiliary_adamw_is_torchs() -> None:
         theirs.step()
     for (name, mine), peer in zip(model.named_parameters(), twin.parameters(), strict=True):
         if name not in MATRICES:
-            torch.testing.assert_close(mine, peer, rtol=1e-6, atol=0)
+            # Ours is fused where it can be, theirs is a loop; a step is 1e-3.
+            torch.testing.assert_close(mine, peer, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("build", [swan, sinkgd])

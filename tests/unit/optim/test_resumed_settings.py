@@ -243,9 +243,20 @@ def test_a_scheduled_lr_is_left_to_the_scheduler() -> None:
     changes = use_configured(optimizer, lr_is_scheduled=True)
     assert optimizer.param_groups[0]["lr"] == 0.1
     assert optimizer.param_groups[0]["momentum"] == 0.9
-    assert "group 0: lr is left to the scheduler, which began from 0.1 (configured: 0.3)" in (
-        change.split(";")[0] for change in changes
+    assert (
+        "group 0: lr is left to the scheduler (the saved group began from 0.1, configured: 0.3)"
+        in (change.split(";")[0] for change in changes)
     )
+
+
+def test_lr_is_put_back_from_where_a_schedule_has_left_it() -> None:
+    saved = polar()
+    for group in saved.param_groups:
+        group["lr"] = 0.01
+    optimizer = resumed(saved, polar())
+    assert use_configured(optimizer, lr_is_scheduled=True) == []
+    assert use_configured(optimizer, lr_is_scheduled=False)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1]
 
 
 def test_settings_are_plain_data() -> None:

@@ -21,12 +21,12 @@ def generator(seed: int = 0) -> torch.Generator:
 def test_rounds_to_a_neighbour(value: float, seed: int) -> None:
     """Up or down by less than a unit in the last place; what bfloat16 can say stays."""
     x = torch.full((64,), value)
-    found = round_stochastically(x, generator(seed)).double()
+    actual = round_stochastically(x, generator(seed)).double()
     bits = x[:1].view(torch.int32)
     below = (bits & -(1 << 16)).view(torch.float32).double()
     above = ((bits & -(1 << 16)) + (1 << 16)).view(torch.float32).double()
     exact = below == x[:1].double()
-    assert ((found == below) | ((found == above) & ~exact)).all()
+    assert ((actual == below) | ((actual == above) & ~exact)).all()
 
 
 def test_keeps_the_mean() -> None:
@@ -40,8 +40,8 @@ def test_infinity_and_nan_stay() -> None:
     """Noise in their bits would turn the one into the other."""
     full = torch.tensor([2**31 - 1], dtype=torch.int32).view(torch.float32)  # a NaN of all ones
     x = torch.cat([torch.tensor([torch.inf, -torch.inf, torch.nan]), full]).repeat(1000)
-    found = round_stochastically(x, generator()).float()
-    assert torch.equal(found.isnan(), x.isnan()) and torch.equal(found.isinf(), x.isinf())
+    actual = round_stochastically(x, generator()).float()
+    assert torch.equal(actual.isnan(), x.isnan()) and torch.equal(actual.isinf(), x.isinf())
 
 
 def small_steps(stochastic_rounding: bool) -> torch.Tensor:
@@ -71,11 +71,11 @@ def test_small_steps_add_up() -> None:
         whole[0].weight.grad = gradient.bfloat16().float()
         optimizer.step()
     expected = whole[0].weight.detach().double() - 1
-    found = small_steps(stochastic_rounding=True)
-    slope = (found * expected).sum() / expected.square().sum()
+    actual = small_steps(stochastic_rounding=True)
+    slope = (actual * expected).sum() / expected.square().sum()
     assert slope.item() == pytest.approx(1, abs=0.1)
     # Other random numbers in every step: no element is rounded up all 40 times.
-    assert found.abs().max() < 20 * 2**-7
+    assert actual.abs().max() < 20 * 2**-7
 
 
 def test_adamw_in_float32_is_torchs() -> None:

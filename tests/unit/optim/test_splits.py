@@ -1,4 +1,4 @@
-"""Which matrices lie in one parameter: sizes, defaults, what a user may say, and the step."""
+"""Which matrices lie in one parameter: sizes, defaults, and what a user may say."""
 
 from typing import Any
 
@@ -10,21 +10,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from gradopt_ds import SWAN, Muon, PolarGrad, SinkGD, assign_rules, matrix_param_groups
+from gradopt_ds import SWAN, Muon, assign_rules, matrix_param_groups
 from gradopt_ds.integration.optimizer_json import build_optimizer
-from gradopt_ds.matrices import RowShards
 from gradopt_ds.optim.splits import blocks_of
-from tests.distributed.model import SAMPLES, TinyLM
+from tests.distributed.model import TinyLM
 from tests.distributed.moe_model import (
     HEADS_SPLIT,
-    LAYER,
-    MATRICES,
-    MATRICES_WITH_HEADS,
-    VOCABULARY,
-    TinyMoe,
     build_moe,
 )
-from tests.reference import Reference, Rule, StackedReference
 
 COMMON = {
     "vocab_size": 64,
@@ -68,8 +61,8 @@ def test_blocks_are_the_rows_of_every_matrix(
     x = torch.arange(np.prod(shape)).view(shape)
     expected = [part for matrix in x.view(-1, *shape[-2:]) for part in matrix.split(sizes)]
     blocks = blocks_of(shape, sizes)
-    found = [x.flatten()[b.where].view(b.rows, b.columns) for b in blocks]
-    assert all(map(torch.equal, found, expected)) and len(found) == len(expected)
+    actual = [x.flatten()[b.where].view(b.rows, b.columns) for b in blocks]
+    assert all(map(torch.equal, actual, expected)) and len(actual) == len(expected)
     if len(set(sizes)) == 1:
         assert blocks_of(shape, len(sizes)) == blocks
 
@@ -92,14 +85,14 @@ def test_parts_must_add_up(split: int | list[int]) -> None:
 def test_the_blocks_of_stacked_experts_are_what_the_model_multiplies_with(kind: str) -> None:
     """Each expert's output from its own three blocks alone, against the model's own forward."""
     model = mixture(kind)
-    blocks = {one.name: one.blocks for one in assign_rules(model).values()}
+    blocks = {assignment.name: assignment.blocks for assignment in assign_rules(model).values()}
     prefix = "model.layers.1.mlp.experts"
     experts = model.get_submodule(prefix)
 
     def matrices(name: str) -> list[Tensor]:
         flat = getattr(experts, name).detach().flatten()
-        found = blocks[f"{prefix}.{name}"]
-        return [flat[b.where].view(b.rows, b.columns) for b in found]
+        own = blocks[f"{prefix}.{name}"]
+        return [flat[b.where].view(b.rows, b.columns) for b in own]
 
     x = torch.randn(7, COMMON["hidden_size"])
     gate_up, down = matrices("gate_up_proj"), matrices("down_proj")
@@ -168,7 +161,7 @@ def test_experts_as_separate_layers_are_matrices() -> None:
     """As they always were; their router is not, though it is a linear layer too."""
     rules = {a.name: a for a in assign_rules(SeparateExperts()).values()}
     assert rules["gate.weight"].reason == "router or gate of experts"
-    matrices = {name for name, one in rules.items() if one.rule == "matrix"}
+    matrices = {name for name, assignment in rules.items() if assignment.rule == "matrix"}
     assert matrices == {f"experts.{i}.{n}.weight" for i in range(3) for n in ("gate", "down")}
 
 
@@ -222,85 +215,3 @@ def test_groups_serve_a_second_optimizer() -> None:
     groups = matrix_param_groups(build_moe(), split=HEADS_SPLIT)
     first, second = SWAN(groups), Muon(groups)
     assert first.blocks == second.blocks and max(map(len, first.blocks.values())) == 10
-
-
-RULES: dict[str, tuple[Any, dict[str, Any], Rule]] = {
-    "SWAN": (SWAN, {"lr": 0.2, "alpha": 0.1, "oracle": "svd"}, Rule("SWAN", lr=0.2, alpha=0.1)),
-    "SinkGD": (SinkGD, {"lr": 0.2, "alpha": 0.1}, Rule("SinkGD", lr=0.2, alpha=0.1)),
-    "PolarGrad": (
-        PolarGrad,
-        {"lr": 0.1, "momentum": 0.8, "oracle": "svd"},
-        Rule("PolarGrad", lr=0.1, momentum=0.8),
-    ),
-    "PolarGrad polar first": (
-        PolarGrad,
-        {"lr": 0.1, "momentum": 0.8, "oracle": "svd", "momentum_order": "polar_first"},
-        Rule("PolarGrad", lr=0.1, momentum=0.8, momentum_order="polar_first"),
-    ),
-    "Muon": (
-        Muon,
-        {"lr": 0.1, "momentum": 0.8, "oracle": "svd", "scale": "spectral"},
-        Rule("PolarGrad", lr=0.1, momentum=0.8, scale="spectral", nesterov=True),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", RULES)
-def test_every_expert_gets_the_rule_of_its_own(name: str) -> None:
-    """Two steps on Qwen2MoE against the float64 reference, matrix by matrix."""
-    build, settings, rule = RULES[name]
-    model = build_moe()
-    optimizer = build(matrix_param_groups(model, split=HEADS_SPLIT), **settings)
-    named = dict(model.named_parameters())
-    references = {
-        name: StackedReference(rule, named[name].detach().double().numpy(), parts)
-        for name, parts in MATRICES_WITH_HEADS.items()
-    }
-    for step in range(2):
-        backward(model, step)
-        for name, reference in references.items():
-            gradient = named[name].grad
-            assert gradient is not None
-            reference.weight = named[name].detach().double().numpy().copy()
-            reference.step(gradient.double().numpy())
-        before = {name: named[name].detach().double().numpy().copy() for name in references}
-        optimizer.step()
-        for name, reference in references.items():
-            moved = np.linalg.norm(reference.weight - before[name])
-            error = np.linalg.norm(named[name].detach().double().numpy() - reference.weight)
-            assert error < 1e-4 * moved, (name, step)
-
-
-def test_matrices_of_one_shape_share_a_call() -> None:
-    """Ten gates and ups, and whatever else is 8 x 16, in one call of the rule."""
-    model = build_moe()
-    optimizer = Muon(matrix_param_groups(model), oracle="svd")
-    rule, calls = optimizer._matrix_rule, []
-
-    def counting(batch: Tensor, across: RowShards, group: Any) -> tuple[Tensor, Tensor]:
-        calls.append(tuple(batch.shape))
-        return rule(batch, across, group)
-
-    optimizer._matrix_rule = counting  # type: ignore[method-assign]
-    backward(model, 0)
-    optimizer.step()
-    # k, v: 8 x 16; q, o: 16 x 16; shared expert: 12 x 16 twice and 16 x 12; experts' down: 16 x 8.
-    assert sorted(calls) == [(1, 16, 12), (2, 12, 16), (2, 16, 16), (5, 16, 8), (12, 8, 16)]
-
-
-def backward(model: TinyMoe, step: int) -> None:
-    """Fresh gradients."""
-    generator = torch.Generator().manual_seed(step)
-    model.zero_grad()
-    model(torch.randint(VOCABULARY, (SAMPLES, 13), generator=generator)).backward()
-
-
-def test_plain_reference_of_a_whole_matrix_is_the_old_one() -> None:
-    """The stacked reference of one matrix is the reference that everything else is held against."""
-    rule, rng = Rule("SWAN", lr=0.2, alpha=0.1), np.random.default_rng(0)
-    weight, gradient = rng.normal(size=(4, 6)), rng.normal(size=(4, 6))
-    stacked = StackedReference(rule, weight, MATRICES[f"{LAYER}.self_attn.q_proj.weight"])
-    single = Reference(rule, weight)
-    stacked.step(gradient)
-    single.step(gradient)
-    np.testing.assert_array_equal(stacked.weight, single.weight)

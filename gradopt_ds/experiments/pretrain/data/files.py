@@ -38,11 +38,11 @@ def local_files(data: str) -> dict[str, list[str]]:
     path = Path(data).expanduser()
     if path.is_dir():
         for layout in _LAYOUTS:
-            found = {split: _text_files(path.glob(pattern)) for split, pattern in layout.items()}
-            if found["train"]:
-                return {split: files for split, files in found.items() if files}
+            splits = {split: _text_files(path.glob(pattern)) for split, pattern in layout.items()}
+            if splits["train"]:
+                return {split: files for split, files in splits.items() if files}
         raise PretrainError(f"{data} holds no .txt, .json, .jsonl or .parquet file: check --data")
-    files = sorted(glob.glob(str(path), recursive=True))
+    files = sorted(name for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
     if not files:
         raise PretrainError(
             f"--data {data!r} is no file, directory or glob that matches; the sources with a name "
@@ -52,12 +52,12 @@ def local_files(data: str) -> dict[str, list[str]]:
 
 
 def kind(name: str) -> str:
-    """The ending of a file's name, whether or not it is compressed."""
+    """Return the ending of a file's name, whether or not it is compressed."""
     return name.removesuffix(".gz").rpartition(".")[2]
 
 
 def data_digest(data: str) -> str:
-    """What stands for the content of ``--data`` in a run's definition.
+    """Return what stands for the content of ``--data`` in a run's definition.
 
     Returns:
         The name of a source on the hub; else a hash of the files' names, sizes and contents. Up to
@@ -74,7 +74,7 @@ def data_digest(data: str) -> str:
 
 
 def digest(files: Sequence[str], limit: int = _DIGESTED) -> str:
-    """A hash of files: names, sizes, and contents.
+    """Return a hash of files: names, sizes, and contents.
 
     Args:
         files: in the order that matters.
@@ -83,19 +83,19 @@ def digest(files: Sequence[str], limit: int = _DIGESTED) -> str:
     Raises:
         PretrainError: a file cannot be read.
     """
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     blocks = max(2, limit // _BLOCK // max(1, len(files)))
     for name in files:
         try:
-            _add(found, Path(name), blocks)
+            _add(hasher, Path(name), blocks)
         except OSError as error:
             raise PretrainError(f"cannot read {name}: {error.strerror}") from None
-    return found.hexdigest()[:16]
+    return hasher.hexdigest()[:16]
 
 
-def _add(found: "hashlib._Hash", path: Path, blocks: int) -> None:
+def _add(hasher: "hashlib._Hash", path: Path, blocks: int) -> None:
     size = path.stat().st_size
-    found.update(f"{path.name}\0{size}\0".encode())
+    hasher.update(f"{path.name}\0{size}\0".encode())
     with path.open("rb") as stream:
         last = max(0, size - _BLOCK)
         whole = size <= blocks * _BLOCK
@@ -104,8 +104,8 @@ def _add(found: "hashlib._Hash", path: Path, blocks: int) -> None:
         )
         for start in starts:
             stream.seek(start)
-            found.update(stream.read(_BLOCK))
+            hasher.update(stream.read(_BLOCK))
 
 
 def _text_files(paths: Iterable[Path]) -> list[str]:
-    return sorted(str(one) for one in paths if one.is_file() and kind(one.name) in FORMATS)
+    return sorted(str(path) for path in paths if path.is_file() and kind(path.name) in FORMATS)

@@ -16,7 +16,7 @@ class Positioned(Protocol):
     def __next__(self) -> str: ...
 
     def state_dict(self) -> dict[str, Any]:
-        """The position after the last text returned."""
+        """Return the position after the last text returned."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -34,7 +34,7 @@ class Packer:
         self.rest: list[int] = []  # tokens not yet given out; fewer than one sequence after `add`
 
     def add(self, text: str) -> list[Tokens]:
-        """The sequences that ``text`` completes."""
+        """Return the sequences that ``text`` completes."""
         self.rest += self._encode(text)
         self.rest.append(self._end)
         whole = len(self.rest) // self._length * self._length
@@ -46,7 +46,7 @@ class Packer:
 def pack(
     texts: Iterable[str], encode: Encode, end: int, length: int, limit: int
 ) -> Iterator[Tokens]:
-    """The first ``limit`` sequences of a finite stream; its incomplete last one is left out."""
+    """Yield the first ``limit`` sequences of a finite stream, but no incomplete last one."""
     packer = Packer(encode, end, length)
     given = 0
     for text in texts:
@@ -60,7 +60,7 @@ def pack(
 class PackedSequences:
     """An endless stream of shuffled, packed sequences whose position is saved to the token.
 
-    ``datasets`` forgets the content of its shuffle buffer when it resumes, so the shuffling is
+    ``datasets`` does not save the content of its shuffle buffer, so the shuffling is
     done here, on sequences, in a buffer that is part of the state.
 
     Args:
@@ -99,12 +99,12 @@ class PackedSequences:
         return self._ready.pop()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that decides the sequences to come."""
+        """Return all that decides the sequences to come."""
         return {
             "documents": self._documents.state_dict(),
             "rest": list(self._packer.rest),
-            "ready": [one.copy() for one in self._ready],
-            "buffer": [one.copy() for one in self._buffer],
+            "ready": [sequence.copy() for sequence in self._ready],
+            "buffer": [sequence.copy() for sequence in self._buffer],
             "draw": self._draw.bit_generator.state,
         }
 
@@ -112,6 +112,6 @@ class PackedSequences:
         """Go on exactly where ``state`` was taken."""
         self._documents.load_state_dict(state["documents"])
         self._packer.rest = list(state["rest"])
-        self._ready = [one.copy() for one in state["ready"]]
-        self._buffer = [one.copy() for one in state["buffer"]]
+        self._ready = [sequence.copy() for sequence in state["ready"]]
+        self._buffer = [sequence.copy() for sequence in state["buffer"]]
         self._draw.bit_generator.state = state["draw"]

@@ -2,11 +2,13 @@
 
 import copy
 import functools
+import traceback
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from datasets import IterableDataset, load_dataset
+from datasets import IterableDataset, load_dataset, packaged_modules
 
 from gradopt_ds.experiments.common.errors import PretrainError, reason
 from gradopt_ds.experiments.pretrain.data.files import FORMATS, kind, local_files
@@ -17,7 +19,7 @@ OPENWEBTEXT = ("Skylion007/openwebtext", None)
 
 
 def documents(settings: RunSettings, validation: bool) -> IterableDataset:
-    """A stream of rows, of the validation split where the source has one.
+    """Return a stream of rows, of the validation split where the source has one.
 
     Raises:
         PretrainError: nothing found, an unknown kind of file, or the hub cannot be reached.
@@ -33,7 +35,7 @@ def documents(settings: RunSettings, validation: bool) -> IterableDataset:
 
 
 def texts(rows: Iterator[Mapping[str, Any]], settings: RunSettings) -> Iterator[str]:
-    """The texts of a stream's rows, empty ones left out.
+    """Return the texts of a stream's rows, empty ones left out.
 
     Raises:
         PretrainError: a row cannot be read, or its text is no text.
@@ -43,8 +45,8 @@ def texts(rows: Iterator[Mapping[str, Any]], settings: RunSettings) -> Iterator[
             row = next(rows, None)
         except Exception as error:  # every format fails in its own way, and so does the hub
             raise PretrainError(
-                f"cannot read --data {settings.data} ({type(error).__name__}: {reason(error)}): "
-                "mend or remove the file"
+                f"cannot read {file_of(error) or 'a file'} of --data {settings.data} "
+                f"({type(error).__name__}: {reason(error)}): mend or remove the file"
             ) from error
         if row is None:
             return
@@ -60,6 +62,16 @@ def texts(rows: Iterator[Mapping[str, Any]], settings: RunSettings) -> Iterator[
             yield text
 
 
+def file_of(error: BaseException) -> str | None:
+    """Find the file in which a reader of ``datasets`` failed; its messages give the row alone."""
+    readers = str(Path(packaged_modules.__file__).parent)
+    name = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_filename.startswith(readers):
+            name = frame.f_locals.get("file", name)
+    return None if name is None else str(name)
+
+
 def _no_column(settings: RunSettings, columns: Iterable[str]) -> str:
     return (
         f"{settings.data} has no column {settings.text_column!r} but {sorted(columns)}: "
@@ -68,12 +80,12 @@ def _no_column(settings: RunSettings, columns: Iterable[str]) -> str:
 
 
 def splits_by_hash(settings: RunSettings) -> bool:
-    """Whether the source has no validation split, so that each document's hash decides."""
+    """Tell whether the source has no validation split, so that each document's hash decides."""
     return "validation" not in _streams(settings.data)
 
 
 def held_out(text: str, share: float) -> bool:
-    """Whether a document belongs to the validation split of a source that has none.
+    """Tell whether a document belongs to the validation split of a source that has none.
 
     Its own content decides, so the split is the same on every rank, in every epoch and file
     order, and a document that occurs twice never stands on both sides.
@@ -99,7 +111,14 @@ def _load(path: str, *name: str | None, **options: Any) -> Mapping[str, Iterable
         return load_dataset(path, *name, streaming=True, **options)
     except Exception as error:  # the hub's failures have no common type
         if options:
-            raise PretrainError(f"cannot read {options['data_files']}: {error}") from error
+            files = [file for split in options["data_files"].values() for file in split]
+            for empty in (file for file in files if not Path(file).stat().st_size):
+                raise PretrainError(f"{empty} is empty: remove it, or check --data") from error
+            some = ", ".join(files[:3]) + (", …" if len(files) > 3 else "")
+            raise PretrainError(
+                f"cannot read {file_of(error) or some} ({type(error).__name__}: {reason(error)}): "
+                "mend or remove the file"
+            ) from error
         raise PretrainError(
             f"cannot stream {path} from the Hugging Face hub ({type(error).__name__}: {error}); "
             "give --data a local directory of the same layout, or 'shakespeare'"
@@ -107,8 +126,8 @@ def _load(path: str, *name: str | None, **options: Any) -> Mapping[str, Iterable
 
 
 def _format(files: Sequence[str]) -> str:
-    kinds = {kind(one) for one in files}
-    formats = {FORMATS.get(one, "") for one in kinds}
+    kinds = {kind(file) for file in files}
+    formats = {FORMATS.get(ending, "") for ending in kinds}
     if len(formats) != 1 or "" in formats:
         raise PretrainError(
             f"cannot read files of kinds {sorted(kinds)} together: give --data one kind out of "

@@ -19,7 +19,7 @@ _ROUND_TO = 64  # vocabulary rows, so that the head's matmul has an aligned shap
 
 
 def vocabulary(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Rows of the model's embedding: the tokenizer's size rounded up to a multiple of 64."""
+    """Count the rows of the embedding: the tokenizer's size rounded up to a multiple of 64."""
     return -(-len(tokenizer) // _ROUND_TO) * _ROUND_TO
 
 
@@ -51,7 +51,7 @@ def load(settings: RunSettings, rank: int, ranks: int) -> PreTrainedTokenizerBas
 
 
 def wrap(tokenizer_json: str) -> PreTrainedTokenizerFast:
-    """A transformers tokenizer from the text of a ``tokenizer.json`` trained here."""
+    """Return a transformers tokenizer from the text of a ``tokenizer.json`` trained here."""
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(tokenizer_json),
         eos_token=END_OF_TEXT,
@@ -65,7 +65,7 @@ def _trained(settings: RunSettings) -> str:
 
 
 def sample(documents: TrainingDocuments) -> list[str]:
-    """Texts of the first epoch, up to ``TRAINING_CHARACTERS``."""
+    """Yield the texts of the first epoch, up to ``TRAINING_CHARACTERS``."""
     texts: list[str] = []
     size = 0
     for text in documents:
@@ -77,25 +77,35 @@ def sample(documents: TrainingDocuments) -> list[str]:
 
 
 def cached(texts: list[str], vocab_size: int, directory: Path) -> str:
-    """The ``tokenizer.json`` for these texts and size, trained only if not in ``directory``."""
+    """Make the ``tokenizer.json`` for these texts and size, or read it from ``directory``.
+
+    Raises:
+        PretrainError: ``directory`` cannot be read or written.
+    """
     digest = hashlib.sha256(f"bpe {vocab_size}\0".encode())
     for text in texts:
         digest.update(text.encode())
         digest.update(b"\0")
     path = directory / f"bpe-{vocab_size}-{digest.hexdigest()[:16]}.json"
-    if path.is_file():
-        return path.read_text()
-    trained = train(texts, vocab_size).to_str()
-    directory.mkdir(parents=True, exist_ok=True)
-    # Renamed into place: a run killed here must not leave half a tokenizer to the next one.
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(trained)
-    unfinished.replace(path)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)  # known to work before training takes its time
+        if path.is_file():
+            return path.read_text()
+        trained = train(texts, vocab_size).to_str()
+        # Renamed into place: a run killed here must not leave half a tokenizer to the next one.
+        unfinished = path.with_suffix(f".{os.getpid()}")
+        unfinished.write_text(trained)
+        unfinished.replace(path)
+    except OSError as error:
+        raise PretrainError(
+            f"--cache {directory}: {error.strerror}: {error.filename}: name a folder that can be "
+            "written"
+        ) from None
     return trained
 
 
 def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE of at most ``vocab_size`` tokens, the end-of-text token among them."""
+    """Train a byte-level BPE of at most ``vocab_size`` tokens, the end-of-text token included."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -118,6 +128,6 @@ class Encoder:
         self.end = int(tokenizer.eos_token_id)
 
     def __call__(self, text: str) -> list[int]:
-        """The ids of one document."""
+        """Return the ids of one document."""
         ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids

@@ -14,7 +14,7 @@ from gradopt_ds.experiments.pretrain.settings import RunSettings
 
 
 def sequences(settings: RunSettings, encode: Encoder, rank: int, ranks: int) -> torch.Tensor:
-    """This rank's share ``[n, sequence_length]`` of the run's validation sequences.
+    """Return this rank's share ``[n, sequence_length]`` of the run's validation sequences.
 
     Raises:
         PretrainError: the held-out text does not fill one sequence per rank.
@@ -39,7 +39,7 @@ def sequences(settings: RunSettings, encode: Encoder, rank: int, ranks: int) -> 
 
 @torch.no_grad()
 def loss(engine: DeepSpeedEngine, own: torch.Tensor, micro_batch: int) -> float:
-    """Mean loss in nats per token over the sequences of all ranks, no router's loss in it.
+    """Compute the mean loss in nats per token over all ranks, no router's loss in it.
 
     Collective.
     """

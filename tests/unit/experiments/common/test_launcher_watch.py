@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gradopt_ds.experiments.common.launcher_watch import is_launcher, parent_of
+from gradopt_ds.experiments.common.launcher_watch import STARTER, is_launcher, parent_of
 
 RANK = """
 import os, sys, time
@@ -29,9 +29,18 @@ def running(process: int) -> bool:
     return state != "Z"
 
 
-@pytest.mark.parametrize(("name", "ends"), [("launch.py", True), ("script.py", False)])
-def test_only_a_launchers_end_is_the_ranks(tmp_path: Path, name: str, ends: bool) -> None:
-    (tmp_path / name).write_text(START)
+@pytest.mark.parametrize(
+    ("name", "ends", "before"),
+    [
+        ("launch.py", True, ""),
+        ("script.py", False, ""),
+        ("script.py", True, f"import os; os.environ['{STARTER}'] = str(os.getpid()); "),
+    ],
+)
+def test_only_a_launchers_or_starters_end_is_the_ranks(
+    tmp_path: Path, name: str, ends: bool, before: str
+) -> None:
+    (tmp_path / name).write_text(before + START)
     command = [sys.executable, str(tmp_path / name), RANK]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as launcher:
         assert launcher.stdout is not None

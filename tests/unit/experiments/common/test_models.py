@@ -87,7 +87,8 @@ def test_the_tokenizer_decides_the_vocabulary() -> None:
 def test_the_seed_decides_the_weights() -> None:
     config = model_config(CONFIGS / "tiny.json", vocab_size=320)
     first, again, other = (
-        torch.cat([one.flatten() for one in build(config, seed).parameters()]) for seed in (1, 1, 2)
+        torch.cat([param.flatten() for param in build(config, seed).parameters()])
+        for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -104,6 +105,9 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         ("[]", "must hold a JSON object"),
         ('{"model_type": "llama", "num_hidden_layer": 2}', "did you mean 'num_hidden_layers'"),
         ('{"model_type": "llama", "hidden_size": "wide"}', "hidden_size"),
+        ('{"model_type": "llama", "hidden_size": -32}', "makes no model: .*negative"),
+        ('{"model_type": "llama", "hidden_act": "silly"}', "makes no model: .*silly"),
+        ('{"model_type": "vit"}', "makes no model"),
     ):
         path.write_text(text)
         with pytest.raises(PretrainError, match=complaint):

@@ -30,6 +30,6 @@ def test_the_buffers_of_one_launch_are_removed(
     for name in ("a_127.0.0.1_29500_0", "b_127.0.0.1_29501_0"):
         (tmp_path / f"deepspeed_allreduce_buffer_{name}").touch()
     free_shared_memory(29500)
-    assert [one.name for one in tmp_path.iterdir()] == [
+    assert [file.name for file in tmp_path.iterdir()] == [
         "deepspeed_allreduce_buffer_b_127.0.0.1_29501_0"
     ]

@@ -70,32 +70,40 @@ def test_a_value_is_written_as_it_is(value: float | str, text: str) -> None:
 
 def test_a_grid_over_a_setting_of_the_run(tmp_path: Path) -> None:
     grid = ["schedule=cosine,wsd", "optimizer.params.power=0.9,1.2", "steps=40,80"]
-    found = comparison.members([ADAM], MODEL, [0], grid, tmp_path)
-    assert len(found) == 8
-    last = found[-1].settings
+    members = comparison.members([ADAM], MODEL, [0], grid, tmp_path)
+    assert len(members) == 8
+    last = members[-1].settings
     assert (last.schedule, last.steps) == ("wsd", 80)
     assert last.override == ("optimizer.params.power=1.2",)
     assert last.output == tmp_path / "adamw_schedule=wsd_power=1.2_steps=80_seed0"
-    groups = report.gather([finish(member, 5.0) for member in found])
+    groups = report.gather([finish(member, 5.0) for member in members])
     assert groups[-1]["setting"] == "schedule=wsd, power=1.2, steps=80"
     figure.draw(groups, tmp_path / "comparison.png")
     with pytest.raises(PretrainError, match="--schedule"):
         comparison.members([ADAM], MODEL, [0], ["schedule=linear"], tmp_path)
 
 
-@pytest.mark.parametrize("text", ["a.lr", "a.lr=1,,2", "a.lr=1:2", "a.lr=1:x:2", "schedule="])
+@pytest.mark.parametrize(
+    "text", ["a.lr", "a.lr=1,,2", "a.lr=1:2", "a.lr=1:x:2", "a.lr=nan:1:2", "schedule="]
+)
 def test_a_wrong_grid_is_explained(text: str) -> None:
     with pytest.raises(PretrainError, match="KEY=LOW:HIGH:COUNT"):
         comparison.grid_values(text)
 
 
+@pytest.mark.parametrize("key", ["output", "seed", "resume", "deepspeed_config"])
+def test_what_the_comparison_sets_itself_is_not_swept(key: str) -> None:
+    with pytest.raises(PretrainError, match=f"{key} is not swept"):
+        comparison.grid_values(f"{key}=1,2")
+
+
 def test_members_are_the_product(tmp_path: Path) -> None:
     grid = ["optimizer.params.lr=1e-3:1e-1:3"]
-    found = comparison.members([ADAM, SWAN], MODEL, [0, 1], grid, tmp_path)
-    assert len(found) == 12
-    assert found[1].settings.output == tmp_path / "adamw_lr=0.001_seed1"
-    assert found[-1].settings.override == ("optimizer.params.lr=0.1",)
-    assert found[-1].settings.seed == 1
+    members = comparison.members([ADAM, SWAN], MODEL, [0, 1], grid, tmp_path)
+    assert len(members) == 12
+    assert members[1].settings.output == tmp_path / "adamw_lr=0.001_seed1"
+    assert members[-1].settings.override == ("optimizer.params.lr=0.1",)
+    assert members[-1].settings.seed == 1
     with pytest.raises(PretrainError, match="differ in their file names"):
         comparison.members([ADAM, ADAM], MODEL, [0], [], tmp_path)
 
@@ -113,8 +121,8 @@ def test_only_the_same_settings_are_reused(tmp_path: Path) -> None:
 def test_a_run_whose_data_has_changed_is_not_reused(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("to be or not to be")
-    told = {**MODEL, "data": str(text)}
-    (member,) = comparison.members([ADAM], told, [0], [], tmp_path)
+    settings = {**MODEL, "data": str(text)}
+    (member,) = comparison.members([ADAM], settings, [0], [], tmp_path)
     finish(member, 5.0)
     assert finished_before(member.settings, 2)
     text.write_text("to be or not to me")
@@ -135,7 +143,7 @@ def test_jobs_run_side_by_side_and_an_interrupt_ends_them(
 
     monkeypatch.setattr(comparison.launch, "launch", meet)
     results = comparison.run_all(wanted, 1, 2, Path("x.py"), True, Console(quiet=True))
-    assert [one.member.settings.seed for one in results] == [0, 1, 2]
+    assert [result.member.settings.seed for result in results] == [0, 1, 2]
 
     def interrupted(settings: RunSettings, *rest: Any) -> Outcome:
         stop: threading.Event = rest[-1]
@@ -167,8 +175,8 @@ def test_the_report_averages_marks_the_best_and_survives_failures(tmp_path: Path
     report.write(groups, tmp_path)
     figure.draw(groups, tmp_path / "comparison.png")
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
-    told = json.loads((tmp_path / "comparison.json").read_text())
-    assert len(told["groups"]) == 4
+    record = json.loads((tmp_path / "comparison.json").read_text())
+    assert len(record["groups"]) == 4
     assert (tmp_path / "comparison.csv").read_text().count("\n") == 5
     assert "| swan | lr=2 |" in (tmp_path / "comparison.md").read_text()
     assert len(report.make_table(groups).rows) == 4

@@ -89,8 +89,8 @@ def test_each_optimizer_has_its_own_oracle() -> None:
         for name in ("Muon", "PolarGrad")
     }
     assert own == {"Muon": "newton_schulz", "PolarGrad": "polar_express"}
-    told = PlanSettings(model=Path("x"), oracle='{"type": "newton_schulz", "steps": 7}')
-    assert told.chosen_oracle == NewtonSchulz(steps=7)
+    settings = PlanSettings(model=Path("x"), oracle='{"type": "newton_schulz", "steps": 7}')
+    assert settings.chosen_oracle == NewtonSchulz(steps=7)
 
 
 def test_the_command_prints_and_writes(tmp_path: Path) -> None:
@@ -99,9 +99,9 @@ def test_the_command_prints_and_writes(tmp_path: Path) -> None:
     done = subprocess.run([*command, "--output", str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "imbalance" in done.stdout and "352 x 128" in done.stdout
-    told = json.loads((tmp_path / "plan.json").read_text())
-    assert [row["rank"] for row in told["ranks"]] == [0, 1, 2]
-    assert told["machine"]["cores"] and told["command"].endswith(str(tmp_path))
+    record = json.loads((tmp_path / "plan.json").read_text())
+    assert [row["rank"] for row in record["ranks"]] == [0, 1, 2]
+    assert record["machine"]["cores"] and record["command"].endswith(str(tmp_path))
     assert (tmp_path / "plan.csv").read_text().startswith("rank,matrices,flops,sent,peak\n")
     head = "| rank | matrices owned | oracle GFLOP | sent MB | peak workspace MB |\n"
     assert (tmp_path / "plan.md").read_text().startswith(head)

@@ -68,15 +68,15 @@ def test_completion_sees_a_share_of_the_entries() -> None:
 def test_the_seed_decides() -> None:
     """Two optimizers start from the same place."""
     for build in (lambda: Quadratic(5, 4, 6, 7), lambda: Completion(8, 9)):
-        for one, other in zip(build().parameters, build().parameters, strict=True):
-            assert torch.equal(one, other)
+        for param, other in zip(build().parameters, build().parameters, strict=True):
+            assert torch.equal(param, other)
 
 
 def test_alternating_descent_moves_one_at_a_time() -> None:
     problem = Completion(12, 9)
     optimizer = AlternatingGD(problem.parameters, lr=1.0)
     for turn in range(4):
-        before = [one.detach().clone() for one in problem.parameters]
+        before = [param.detach().clone() for param in problem.parameters]
         optimizer.zero_grad()
         problem.loss().backward()
         optimizer.step()

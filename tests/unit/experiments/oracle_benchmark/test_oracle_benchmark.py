@@ -41,36 +41,36 @@ def test_condition_numbers(spectrum: str, condition: float, shape: tuple[int, ..
 
 
 def test_the_truth_of_every_case() -> None:
-    for one in cases(QUICK_SHAPES, SPECTRA):
-        assert one.matrix.dtype == torch.float32 and one.truth.dtype == torch.float64
-        first = one.matrix.reshape(-1, *one.matrix.shape[-2:])[0]
-        rank = min(first.shape) // 4 if one.spectrum == "rank-deficient" else None
-        truth = one.truth.reshape(-1, *first.shape)[0]
+    for sample in cases(QUICK_SHAPES, SPECTRA):
+        assert sample.matrix.dtype == torch.float32 and sample.truth.dtype == torch.float64
+        first = sample.matrix.reshape(-1, *sample.matrix.shape[-2:])[0]
+        rank = min(first.shape) // 4 if sample.spectrum == "rank-deficient" else None
+        truth = sample.truth.reshape(-1, *first.shape)[0]
         assert error(truth, polar(first, rank)) < 1e-6
 
 
 def test_errors_of_a_known_deviation() -> None:
     """Half the truth: three quarters short of orthogonal, half off, half the nuclear norm."""
-    one = case("", "", gaussian(2, 12, 5))
-    assert deviations(one.truth.float(), one) == pytest.approx((0, 0, 0), abs=1e-6)
-    assert deviations(one.truth / 2, one) == pytest.approx((0.75, 0.5, -0.5), abs=1e-6)
+    sample = case("", "", gaussian(2, 12, 5))
+    assert deviations(sample.truth.float(), sample) == pytest.approx((0, 0, 0), abs=1e-6)
+    assert deviations(sample.truth / 2, sample) == pytest.approx((0.75, 0.5, -0.5), abs=1e-6)
 
 
 def test_rank_deficient_errors_look_at_the_range() -> None:
     g = gaussian(9, 3) @ gaussian(3, 7, seed=1)
-    one = case("", "", g, rank=3)
-    assert deviations(one.truth, one)[:2] == pytest.approx((0, 0), abs=1e-9)
-    assert deviations(polar(g), one)[1] > 0.5  # null directions at full strength
+    sample = case("", "", g, rank=3)
+    assert deviations(sample.truth, sample)[:2] == pytest.approx((0, 0), abs=1e-9)
+    assert deviations(polar(g), sample)[1] > 0.5  # null directions at full strength
 
 
 def test_a_gradient_s_noise_does_not_count() -> None:
     """Directions below 1e-6 of the largest may come out as anything."""
     sigma = torch.tensor([1.0, 0.3, 2e-6, 1e-8])
     g = with_singular_values(sigma, 6)
-    one = gradient_case("", g)
-    assert error(one.truth, polar(g, rank=3)) < 1e-9
-    assert deviations(polar(g), one)[:2] == pytest.approx((0, 0), abs=1e-9)
-    assert deviations(polar(g, rank=2), one)[1] == pytest.approx(3**-0.5)
+    sample = gradient_case("", g)
+    assert error(sample.truth, polar(g, rank=3)) < 1e-9
+    assert deviations(polar(g), sample)[:2] == pytest.approx((0, 0), abs=1e-9)
+    assert deviations(polar(g, rank=2), sample)[1] == pytest.approx(3**-0.5)
 
 
 def test_what_takes_too_long_is_left_out() -> None:
@@ -98,7 +98,11 @@ def test_torch_s_newton_schulz_is_the_peer_that_it_is_called() -> None:
 
 
 def test_files_and_totals(tmp_path: Path) -> None:
-    every = [one for one in candidates() if one.name in (BASELINE, "adaptive", TORCH_MUON)]
+    every = [
+        candidate
+        for candidate in candidates()
+        if candidate.name in (BASELINE, "adaptive", TORCH_MUON)
+    ]
     rows = [
         row
         for size in ((16, 16), (24, 8))
@@ -107,7 +111,7 @@ def test_files_and_totals(tmp_path: Path) -> None:
         )
     ]
     total = totals(rows, "model")
-    assert [row.oracle for row in total] == [one.name for one in every]
+    assert [row.oracle for row in total] == [candidate.name for candidate in every]
     assert total[1].seconds == pytest.approx(rows[1].seconds + rows[4].seconds)
     assert total[1].direction == max(rows[1].direction, rows[4].direction) < 1e-4
     write(rows, total, tmp_path, "cpu")

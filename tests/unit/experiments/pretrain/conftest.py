@@ -17,13 +17,13 @@ def make(tmp_path: Path) -> Callable[..., RunSettings]:
     deepspeed.write_text(json.dumps({"optimizer": {"type": "AdamW", "params": {"lr": 1e-3}}}))
     model.write_text((ROOT / "configs/models/tiny.json").read_text())
 
-    def settings(**told: Any) -> RunSettings:
+    def settings(**changes: Any) -> RunSettings:
         own = {
             "deepspeed_config": deepspeed,
             "model": model,
             "output": tmp_path / "out",
             "cache": tmp_path / "cache",
         }
-        return RunSettings(**{**own, **told})
+        return RunSettings(**{**own, **changes})
 
     return settings

@@ -10,7 +10,7 @@ def folders(directory: Path, *steps: int) -> None:
 
 
 def left(directory: Path) -> set[int]:
-    return {int(one.name.removeprefix("step")) for one in directory.glob("step*")}
+    return {int(folder.name.removeprefix("step")) for folder in directory.glob("step*")}
 
 
 def test_the_last_ones_are_kept_by_number(tmp_path: Path) -> None:

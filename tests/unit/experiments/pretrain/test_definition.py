@@ -17,8 +17,8 @@ def defined(settings: RunSettings, ranks: int = 2) -> Definition:
     return definition(settings, deepspeed_json.read(settings, ranks), ranks, WORDS)
 
 
-def changed(make: Make, step: int = 100, before: Any = None, **told: Any) -> Changes:
-    return changes(defined(make(**(before or {}))), defined(make(**told)), step)
+def changed(make: Make, step: int = 100, before: Any = None, **after: Any) -> Changes:
+    return changes(defined(make(**(before or {}))), defined(make(**after)), step)
 
 
 def test_nothing_changes_by_itself_nor_with_housekeeping(make: Make, tmp_path: Path) -> None:
@@ -28,19 +28,19 @@ def test_nothing_changes_by_itself_nor_with_housekeeping(make: Make, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("told", "sentence"),
+    ("after", "sentence"),
     [
         ({"sequence_length": 64}, "--sequence-length was 128 and is 64"),
         ({"seed": 3}, "--seed was 0 and is 3"),
         ({"shuffle_buffer": 9}, "--shuffle-buffer was 1024 and is 9"),
     ],
 )
-def test_the_order_of_the_data_never_changes(make: Make, told: Any, sentence: str) -> None:
-    assert changed(make, **told) == Changes(fixed=[sentence])
+def test_the_order_of_the_data_never_changes(make: Make, after: Any, sentence: str) -> None:
+    assert changed(make, **after) == Changes(fixed=[sentence])
 
 
 @pytest.mark.parametrize(
-    ("told", "sentence"),
+    ("after", "sentence"),
     [
         ({"steps": 600, "warmup_steps": 30}, "--steps was 300 and is 600"),
         ({"warmup_steps": 31}, "--warmup-steps was 30 and is 31"),
@@ -67,16 +67,16 @@ def test_the_order_of_the_data_never_changes(make: Make, told: Any, sentence: st
         ),
     ],
 )
-def test_what_bends_the_trace_is_named(make: Make, told: Any, sentence: str) -> None:
-    found = changed(make, **told)
-    assert (found.fixed, found.trace) == ([], [sentence])
+def test_what_bends_the_trace_is_named(make: Make, after: Any, sentence: str) -> None:
+    result = changed(make, **after)
+    assert (result.fixed, result.trace) == ([], [sentence])
 
 
 def test_what_only_reorders_additions_is_said(make: Make) -> None:
     before = {"train_batch": 8, "micro_batch": 4}
-    found = changed(make, before=before, train_batch=8, micro_batch=2, validate_every=7)
-    assert (found.fixed, found.trace) == ([], [])
-    assert sorted(found.said) == [
+    result = changed(make, before=before, train_batch=8, micro_batch=2, validate_every=7)
+    assert (result.fixed, result.trace) == ([], [])
+    assert sorted(result.said) == [
         "--validate-every was 30 and is 7",
         "DeepSpeed JSON: gradient_accumulation_steps was 1 and is 2",
         "DeepSpeed JSON: train_micro_batch_size_per_gpu was 4 and is 2",
@@ -86,7 +86,11 @@ def test_what_only_reorders_additions_is_said(make: Make) -> None:
 def test_a_constant_schedule_may_go_on_past_its_end(make: Make) -> None:
     before = {"schedule": "constant", "steps": 100}
     longer = {"schedule": "constant", "steps": 200, "validate_every": 10}
-    assert changed(make, 100, before, **longer).trace == []
+    result = changed(make, 100, before, **longer)
+    assert result.trace == []
+    # The steps before were not warmed up as the new settings say.
+    assert result.past == ["--warmup-steps was 10 and is 20"]
+    assert changed(make, 100, before, **longer, warmup_steps=10).past == []
     in_warmup = changed(make, 5, before, **longer)
     assert in_warmup.trace == ["--steps was 100 and is 200", "--warmup-steps was 10 and is 20"]
 
@@ -98,9 +102,9 @@ def test_files_count_by_their_contents(make: Make, tmp_path: Path) -> None:
     text.write_text("to be\n\nor not to me\n")
     smaller = {**json.loads(model.read_text()), "hidden_size": 64}
     model.write_text(json.dumps(smaller))
-    found = changes(before, defined(make(data=str(text))), 1)
-    assert found.fixed[0].startswith("content of --data was ")
-    assert found.fixed[1] == "model JSON: hidden_size was 128 and is 64"
+    result = changes(before, defined(make(data=str(text))), 1)
+    assert result.fixed[0].startswith("content of --data was ")
+    assert result.fixed[1] == "model JSON: hidden_size was 128 and is 64"
     copied = tmp_path / "elsewhere" / "text.txt"
     copied.parent.mkdir()
     copied.write_text(text.read_text())

@@ -73,12 +73,12 @@ def run(make: Callable[..., RunSettings], monkeypatch: pytest.MonkeyPatch) -> An
 
 
 def test_a_step_runs_every_micro_batch_and_averages(run: Any) -> None:
-    one = run([1.0, 2.0, 6.0])
-    row = loop.train_step(one)
-    assert one.engine.calls == ["forward", "backward", "step"] * 3
+    state = run([1.0, 2.0, 6.0])
+    row = loop.train_step(state)
+    assert state.engine.calls == ["forward", "backward", "step"] * 3
     assert row["loss"] == pytest.approx(3.0)
     assert (row["step"], row["tokens"], row["lr"], row["grad_norm"]) == (5, 100 + 6 * 8, 0.25, 1.5)
-    assert row["elapsed_seconds"] == one.elapsed == pytest.approx(1.0 + row["step_seconds"])
+    assert row["elapsed_seconds"] == state.elapsed == pytest.approx(1.0 + row["step_seconds"])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

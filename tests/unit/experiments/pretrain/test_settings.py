@@ -15,8 +15,8 @@ Make = Callable[..., RunSettings]
 
 
 def test_a_command_line_gives_its_settings_again(make: Make) -> None:
-    for told in ({}, {"steps": 7, "override": ("a=1", "b.c=x"), "tensorboard": False, "seed": 3}):
-        settings = make(**told)
+    for values in ({}, {"steps": 7, "override": ("a=1", "b.c=x"), "tensorboard": False, "seed": 3}):
+        settings = make(**values)
         assert parse(arguments(settings)) == settings
 
 
@@ -32,6 +32,9 @@ def test_the_launchers_local_rank_is_let_pass(make: Make) -> None:
         ("--warmup-steps", "999", "exceeds steps"),
         ("--model", "nowhere.json", "is not a file"),
         ("--override", "nothing", "KEY=VALUE"),
+        ("--output", "", "--output: the path is empty"),
+        ("--data", "", "--data: .*at least 1 character"),
+        ("--seed", str(2**64), "--seed: .*less than"),
     ],
 )
 def test_a_wrong_value_names_its_flag(make: Make, flag: str, value: str, complaint: str) -> None:
@@ -42,10 +45,10 @@ def test_a_wrong_value_names_its_flag(make: Make, flag: str, value: str, complai
 def test_help_tells_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(["--help"])
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for name in RunSettings.model_fields:
-        assert name.replace("_", "-") in told or name in told
-    assert "deepspeed --num_gpus 2 scripts/pretrain.py" in told
+        assert name.replace("_", "-") in printed or name in printed
+    assert "deepspeed --num_gpus 2 scripts/pretrain.py" in printed
 
 
 def test_the_fingerprint_follows_what_is_learned_only(make: Make, tmp_path: Path) -> None:
@@ -62,7 +65,7 @@ KEYS = (deepspeed_json.TRAIN, deepspeed_json.MICRO, deepspeed_json.ACCUMULATION)
 
 
 @pytest.mark.parametrize(
-    ("file", "told", "ranks", "wanted"),
+    ("file", "values", "ranks", "wanted"),
     [
         ((16, 8, None), {}, 2, (16, 8, 1)),
         ((16, 8, None), {}, 1, (16, 8, 2)),
@@ -79,26 +82,26 @@ KEYS = (deepspeed_json.TRAIN, deepspeed_json.MICRO, deepspeed_json.ACCUMULATION)
 def test_batch_sizes_fit_the_ranks(
     make: Make,
     file: tuple[int | None, ...],
-    told: dict[str, int],
+    values: dict[str, int],
     ranks: int,
     wanted: tuple[int, ...],
 ) -> None:
     config = {key: value for key, value in zip(KEYS, file, strict=True) if value}
-    sizes = deepspeed_json.batch_sizes(config, make(**told), ranks)
+    sizes = deepspeed_json.batch_sizes(config, make(**values), ranks)
     assert tuple(sizes[key] for key in KEYS) == wanted
 
 
 @pytest.mark.parametrize(
-    ("told", "complaint"),
+    ("values", "complaint"),
     [
         ({"micro_batch": 5}, "cannot be cut"),
         ({"micro_batch": 64}, "cannot be cut"),
         ({"micro_batch": 4, "accumulation": 1, "train_batch": 9}, "leave one of the three out"),
     ],
 )
-def test_batch_sizes_that_do_not_fit(make: Make, told: dict[str, int], complaint: str) -> None:
+def test_batch_sizes_that_do_not_fit(make: Make, values: dict[str, int], complaint: str) -> None:
     with pytest.raises(PretrainError, match=complaint):
-        deepspeed_json.batch_sizes({"train_batch_size": 16}, make(**told), ranks=2)
+        deepspeed_json.batch_sizes({"train_batch_size": 16}, make(**values), ranks=2)
 
 
 def test_overrides_reach_into_the_json(make: Make) -> None:

@@ -67,20 +67,23 @@ def test_without_deepspeeds_muon_there_is_no_ratio_to_it() -> None:
     assert [row["to_deepspeed_muon"] for row in make_rows(RESULTS[::2])] == [None, None]
 
 
-@pytest.mark.parametrize("told", ["AdamW,SGD", "MatrixMuon,SWAN", "AdamW,MatrixMuon,MatrixMuon"])
-def test_the_optimizers_must_be_known_and_contain_the_baseline(told: str) -> None:
+@pytest.mark.parametrize("names", ["AdamW,SGD", "MatrixMuon,SWAN", "AdamW,MatrixMuon,MatrixMuon"])
+def test_the_optimizers_must_be_known_and_contain_the_baseline(names: str) -> None:
     """Each once."""
     with pytest.raises(ValueError, match="name each optimizer once|unknown SGD"):
-        BenchSettings(model="x", optimizers=told)
+        BenchSettings(model="x", optimizers=names)
 
 
 def test_both_muons_compete_with_their_best() -> None:
     """With five steps of the same iteration; stage 3 refuses DeepSpeed's with reduce_scatter."""
     theirs = candidates("DeepSpeedMuon", 3, None)
-    assert {one.optimizer["params"]["ns_method"] for one in theirs} == {"gram", "standard"}
-    assert not any(one.reduce_scatter for one in theirs)
-    assert all(one.reduce_scatter for one in candidates("DeepSpeedMuon", 2, None))
-    ours = [one.optimizer["params"] for one in candidates("MatrixMuon", 3, None)]
-    assert [one["oracle"]["steps"] for one in ours] == [5, 5]
+    assert {candidate.optimizer["params"]["ns_method"] for candidate in theirs} == {
+        "gram",
+        "standard",
+    }
+    assert not any(candidate.reduce_scatter for candidate in theirs)
+    assert all(candidate.reduce_scatter for candidate in candidates("DeepSpeedMuon", 2, None))
+    ours = [candidate.optimizer["params"] for candidate in candidates("MatrixMuon", 3, None)]
+    assert [candidate["oracle"]["steps"] for candidate in ours] == [5, 5]
     (chosen,) = candidates("MatrixMuon", 3, "newton_schulz")
     assert chosen.setting == "oracle=newton_schulz"

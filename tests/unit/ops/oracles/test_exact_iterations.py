@@ -84,8 +84,8 @@ def test_the_bounds_are_never_too_high(logs: list[float], columns: int, seed: in
     """And at most sqrt(m) too low, but for rounding."""
     sigma = 10 ** torch.tensor(logs, dtype=torch.float64)
     x = with_singular_values(sigma, len(logs) + columns, seed)
-    found = [cholesky_bound(x @ x.mT), triangular_bound(torch.linalg.qr(x.mT)[1])]
-    for bound in found:
+    bounds = [cholesky_bound(x @ x.mT), triangular_bound(torch.linalg.qr(x.mT)[1])]
+    for bound in bounds:
         assert bound <= sigma.min() * 1.01
         assert bound >= sigma.min() * 0.99 / len(logs) ** 0.5
 
@@ -182,8 +182,8 @@ def test_one_halley_step_is_the_zolotarev_function_of_degree_one() -> None:
     function = zolotarev(low, 1)
     for u in (0.01, 0.1, 0.7):
         halley = u * (a + b * u**2) / (1 + c * u**2)
-        found = function.scale * (u + function.residues[0] * u / (u**2 + function.poles[0]))
-        assert found == pytest.approx(halley, rel=1e-9)
+        actual = function.scale * (u + function.residues[0] * u / (u**2 + function.poles[0]))
+        assert actual == pytest.approx(halley, rel=1e-9)
 
 
 def test_zolo_pd_leaves_mpmath_alone() -> None:

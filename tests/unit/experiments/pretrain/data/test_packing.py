@@ -43,9 +43,9 @@ def stream(documents: list[str], length: int, buffer: int, seed: int) -> PackedS
 @given(texts, lengths)
 def test_packing_keeps_every_token_in_order(documents: list[str], length: int) -> None:
     packer = Packer(encode, END, length)
-    sequences = [one for document in documents for one in packer.add(document)]
-    assert all(one.shape == (length,) and one.dtype == np.int32 for one in sequences)
-    joined = [int(token) for one in sequences for token in one] + packer.rest
+    sequences = [sequence for document in documents for sequence in packer.add(document)]
+    assert all(sequence.shape == (length,) and sequence.dtype == np.int32 for sequence in sequences)
+    joined = [int(token) for sequence in sequences for token in sequence] + packer.rest
     assert joined == [token for document in documents for token in [*encode(document), END]]
     assert len(packer.rest) < length
 
@@ -55,7 +55,7 @@ def test_pack_gives_the_first_sequences_only(documents: list[str], length: int, 
     given = list(pack(documents, encode, END, length, limit))
     everything = [*"".join(text + "0" for text in documents)]
     assert len(given) == min(limit, len(everything) // length)
-    joined = "".join(str(token) for one in given for token in one)
+    joined = "".join(str(token) for sequence in given for token in sequence)
     assert joined == "".join(everything)[: len(joined)]
 
 

@@ -38,12 +38,12 @@ def c4_like(root: Path, shards: int) -> str:
 
 def epoch(settings: RunSettings, rank: int = 0, ranks: int = 1) -> list[str]:
     documents = TrainingDocuments(settings, rank, ranks)
-    found = []
+    texts = []
     while True:
         text = next(documents)
         if documents.epoch:
-            return found
-        found.append(text)
+            return texts
+        texts.append(text)
 
 
 @pytest.mark.parametrize("shards", [1, 3, 4])
@@ -77,9 +77,9 @@ def test_text_files_are_cut_at_empty_lines(make: Make, tmp_path: Path) -> None:
         lines = [f"{name} paragraph {number}\nsecond line" for number in range(40)]
         (tmp_path / name).write_text("\n\n".join(lines))
     settings = make(data=str(tmp_path / "*.txt"))
-    found = epoch(settings) + list(validation_texts(settings))
-    assert len(found) == 80
-    assert "a.txt paragraph 0\nsecond line" in {text.strip() for text in found}
+    texts = epoch(settings) + list(validation_texts(settings))
+    assert len(texts) == 80
+    assert "a.txt paragraph 0\nsecond line" in {text.strip() for text in texts}
 
 
 def test_a_jsonl_file_with_another_column(make: Make, tmp_path: Path) -> None:
@@ -138,6 +138,25 @@ def test_what_cannot_be_read_is_named(make: Make, tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_text("x")
     with pytest.raises(PretrainError, match="cannot read files of kinds"):
         epoch(make(data=str(tmp_path / "a.pdf")))
+
+
+def test_the_broken_file_of_a_folder_is_named(make: Make, tmp_path: Path) -> None:
+    root = tmp_path / "three"
+    root.mkdir()
+    for name in "ac":
+        (root / f"{name}.jsonl").write_text('{"text": "to be or not to be"}\n' * 9)
+    (root / "b.jsonl").write_text('{"text": "to be"}\n{"text": broken\n')
+    with pytest.raises(PretrainError, match=r"cannot read \S*/three/b.jsonl of --data"):
+        epoch(make(data=str(root)))
+    (root / "b.jsonl").write_text("")
+    with pytest.raises(PretrainError, match="b.jsonl is empty: remove it"):
+        epoch(make(data=str(root / "b.jsonl")))
+
+
+def test_a_glob_takes_files_alone(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").mkdir()
+    (tmp_path / "b.jsonl").write_text('{"text": "to be or not to be"}\n' * 9)
+    assert epoch(make(data=str(tmp_path / "*.jsonl"))) == ["to be or not to be"] * 9
 
 
 def test_a_rank_without_documents_says_so(make: Make, tmp_path: Path) -> None:
