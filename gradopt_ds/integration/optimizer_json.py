@@ -93,6 +93,7 @@ def _grad_power(settings: dict[str, Any], model: nn.Module, parameters: Any) -> 
         raise ValueError(f'{label}: write "power" once, in the params of {GRAD_POWER}')
     valid = _valid_keys(entry.optimizer)
     _refuse_unknown(label, base_settings, valid)
+    _checked(GRAD_POWER, AuxAdamW, {k: settings[k] for k in HANDED_ON if k in settings})
     base_settings = handed_on(label, settings, base_settings, valid)
     power = _positive(GRAD_POWER, "power", settings.get("power", POWER))
     return GradPower(_construct(label, entry, base_settings, model, parameters), power)
@@ -104,9 +105,9 @@ def _construct(
     settings = {**entry.defaults, **settings}
     try:
         if issubclass(entry.optimizer, MatrixOptimizer):
-            return _matrix_optimizer(label, entry.optimizer, settings, model, parameters)
+            return _matrix_optimizer(entry.optimizer, settings, model, parameters)
         if entry.optimizer is AdamW:
-            settings = _checked(label, AuxAdamW, settings).model_dump()
+            settings = AuxAdamW(**settings).model_dump()
         build: Any = entry.optimizer
         optimizer: Optimizer = build(parameters, **settings)
         if entry.optimizer is AdamW:
@@ -127,7 +128,6 @@ def _step_in_one_kernel(groups: Iterable[dict[str, Any]]) -> None:
 
 
 def _matrix_optimizer(
-    label: str,
     optimizer: type[MatrixOptimizer],
     settings: dict[str, Any],
     model: nn.Module,
@@ -145,18 +145,16 @@ def _matrix_optimizer(
             "themselves, transformers' Conv1D of GPT-2 is not), or choose AdamW"
         )
     build: Any = optimizer
-    built: MatrixOptimizer = build(groups, **_with_aux(label, optimizer, settings))
+    built: MatrixOptimizer = build(groups, **_with_aux(optimizer, settings))
     built.exchange = _checked("exchange", ExchangeSettings, exchange)
     return built
 
 
-def _with_aux(
-    label: str, optimizer: type[MatrixOptimizer], settings: dict[str, Any]
-) -> dict[str, Any]:
+def _with_aux(optimizer: type[MatrixOptimizer], settings: dict[str, Any]) -> dict[str, Any]:
     """Give ``aux`` what the top says of it, and a rate in place of ``lr_scale``."""
     arguments = _arguments(optimizer)
     lent = {key: settings.pop(key) for key in lent_to_aux(arguments) if key in settings}
-    _checked(label, AuxAdamW, lent)
+    AuxAdamW(**lent)  # a wrong value is named as it stands, without "aux"
     own = settings.get("aux", {})
     if isinstance(own, AuxAdamW):
         own = own.model_dump(exclude_unset=True)
@@ -164,9 +162,9 @@ def _with_aux(
         return settings  # as it is; the constructor says what is wrong with it
     if "lr_scale" in aux:
         if "lr" in aux:
-            raise ValueError(f'{label}: aux: write "lr", or "lr_scale" for lr_scale times lr')
-        scale = _positive(label, "aux.lr_scale", aux.pop("lr_scale"))
-        aux["lr"] = scale * _positive(label, "lr", settings.get("lr", arguments["lr"].default))
+            raise ValueError('aux: write "lr", or "lr_scale" for lr_scale times lr')
+        scale = _checked("aux.lr_scale", Positive, aux.pop("lr_scale"))
+        aux["lr"] = scale * _checked("lr", Positive, settings.get("lr", arguments["lr"].default))
     return {**settings, "aux": aux}
 
 

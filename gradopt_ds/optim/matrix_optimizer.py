@@ -65,6 +65,17 @@ class MatrixOptimizer(Optimizer, ABC):
 
     _generator: torch.Generator | None = None
 
+    def __init_subclass__(cls) -> None:
+        """Refuse the method of version 0.2 that nothing calls any more.
+
+        Raises:
+            TypeError: the class has it.
+        """
+        super().__init_subclass__()
+        if "_direction" in vars(cls):
+            name = f"{cls.__name__}._direction"
+            raise TypeError(f"nothing would call {name}: write _directions(params, group)")
+
     def __init__(
         self,
         params: Iterable[Any],

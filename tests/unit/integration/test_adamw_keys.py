@@ -134,6 +134,23 @@ def test_an_auto_that_is_left_is_refused(name: str, params: dict[str, Any], mess
         build(name, params)
 
 
+@pytest.mark.parametrize("name", [*OPTIMIZERS, "GradPower of Adam", "GradPower of SWAN"])
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [
+        *(("lr", wrong) for wrong in (0, -1.0, "1e-3", None, [1e-3], float("nan"))),
+        *(("betas", wrong) for wrong in (0.9, [0.9], [0.9, 1.0], ["0.9", 0.99], None)),
+        *(("eps", wrong) for wrong in (0.0, -1e-8, "1e-8", None)),
+        *(("weight_decay", wrong) for wrong in (-0.1, "0.1", None, [0.1])),
+    ],
+)
+def test_wrong_values_are_refused_by_the_key_as_written(name: str, key: str, wrong: Any) -> None:
+    name, _, base = name.partition(" of ")
+    params = {**FILLED, **({"base": {"type": base}} if base else {}), key: wrong}
+    with pytest.raises(ValueError, match=f"^{name}: {key}\\b"):
+        build(name, params)
+
+
 def test_an_optimizer_without_aux_has_no_use_for_betas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "OPTIMIZERS", dict(registry.OPTIMIZERS))
     monkeypatch.setattr("gradopt_ds.integration.optimizer_json.OPTIMIZERS", registry.OPTIMIZERS)

@@ -102,3 +102,9 @@ def test_a_refused_group_is_not_added() -> None:
     with pytest.raises(ValueError, match="1 column"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.ones(3, 1))], "rule": "matrix"})
     assert len(optimizer.param_groups) == len(optimizer.blocks) == 1
+
+
+def test_the_direction_of_version_0_2_is_refused() -> None:
+    """Nothing calls it: an optimizer's momentum would be left out without an error."""
+    with pytest.raises(TypeError, match="write _directions"):
+        type("Mine", (SWAN,), {"_direction": lambda self, param, group: param.grad})
