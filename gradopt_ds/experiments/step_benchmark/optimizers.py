@@ -16,7 +16,7 @@ LR = 1e-20
 """So small that no weight moves: every step of every optimizer sees the same gradients."""
 
 ADAM = {"torch_adam": True, "adam_w_mode": True}
-"""torch's AdamW, everywhere: for all parameters, or for those that are not matrices."""
+"""torch's AdamW for all parameters; DeepSpeed's Muon with its own loop for those of others."""
 
 MUON_ORACLES = ("newton_schulz", "gram_newton_schulz")
 """Muon's five quintic steps, plain and on the Gram matrix; DeepSpeed's ``ns_method`` has both."""
@@ -59,7 +59,7 @@ def candidates(name: str, stage: int, oracle: str | None) -> list[Candidate]:
         oracle: of this library's Muon; ``None`` for every one of :data:`MUON_ORACLES`.
     """
     if name == BASELINE:
-        return [Candidate(name, {"type": "AdamW", "params": {"lr": LR, **ADAM}})]
+        return [Candidate(name, {"type": "AdamW", "params": {"lr": LR, "fused": True, **ADAM}})]
     if name == DEEPSPEED_MUON:
         # Stage 3 refuses its Muon with `reduce_scatter`, which is DeepSpeed's default.
         return [
