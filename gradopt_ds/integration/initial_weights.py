@@ -2,10 +2,9 @@
 
 import logging
 
-import torch.distributed as dist
 from torch import Tensor, nn
 
-logger = logging.getLogger("gradopt_ds")
+from gradopt_ds.integration.log import log_on_rank_0
 
 LARGEST_RANGE = 0.2
 """A config with a larger ``initializer_range`` may mean an embedding like torch's default."""
@@ -23,14 +22,15 @@ def warn_of_default_weights(model: nn.Module) -> None:
         model: any; only one whose config has an ``initializer_range`` is judged.
     """
     names = default_embeddings(model)
-    if names and (not dist.is_initialized() or dist.get_rank() == 0):
-        logger.warning(
+    if names:
+        log_on_rank_0(
             "gradopt_ds: WARNING: %s: standard deviation 1, torch's default, where the config's "
             "initializer_range says %g. Under deepspeed.zero.Init transformers does not initialise "
             "a model that is built from a config, and the loss starts far above log(vocabulary); "
             "see 'Building a model from scratch' in docs/zero.md",
             ", ".join(names),
             _initializer_range(model),
+            level=logging.WARNING,
         )
 
 

@@ -20,10 +20,16 @@ def show_by_default() -> None:
         logger.setLevel(logging.INFO)
 
 
-def log_on_rank_0(message: str) -> None:
-    """Log a message once for all ranks."""
+def log_on_rank_0(message: str, *values: object, level: int = logging.INFO) -> None:
+    """Log a message once for all ranks.
+
+    Args:
+        message: with ``%`` where values go, as in ``logging``.
+        values: for those places.
+        level: of ``logging``.
+    """
     if not dist.is_initialized() or dist.get_rank() == 0:
-        logger.info(message)
+        logger.log(level, message, *values)
 
 
 class _DefaultHandler(logging.StreamHandler):  # type: ignore[type-arg]

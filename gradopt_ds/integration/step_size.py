@@ -2,15 +2,13 @@
 
 import logging
 
-import torch.distributed as dist
 from torch.optim import Optimizer
 
+from gradopt_ds.integration.log import log_on_rank_0
 from gradopt_ds.optim import MatrixOptimizer, base_of
 from gradopt_ds.optim.param_groups import AUX
 from gradopt_ds.optim.resumed_settings import BASE_LR
 from gradopt_ds.optim.settings import ADAMW_STEP
-
-logger = logging.getLogger("gradopt_ds")
 
 FAR = 20
 """Times that a step must be smaller than its ``lr``, or an auxiliary rate larger, to be named."""
@@ -27,10 +25,11 @@ def warn_of_adamw_rate(optimizer: Optimizer) -> None:
             known from its settings is judged.
     """
     base = base_of(optimizer)
-    if not isinstance(base, MatrixOptimizer) or (dist.is_initialized() and dist.get_rank() != 0):
+    if not isinstance(base, MatrixOptimizer):
         return
     for message in adamw_rate_problems(base):
-        logger.warning("gradopt_ds: WARNING: %s; see docs/coming_from_adamw.md", message)
+        text = "gradopt_ds: WARNING: %s; see docs/coming_from_adamw.md"
+        log_on_rank_0(text, message, level=logging.WARNING)
 
 
 def adamw_rate_problems(optimizer: MatrixOptimizer) -> list[str]:
