@@ -1,4 +1,4 @@
-"""The seam: seven methods of ``DeepSpeedEngine``, each extended once.
+"""The seam: eight methods of ``DeepSpeedEngine``, each extended once.
 
 DeepSpeed builds an optimizer by name without looking at the model, wraps it for ZeRO without
 telling it where its parameters went, and loads a checkpoint without asking whose it is. The
@@ -19,11 +19,18 @@ from gradopt_ds.integration.checkpoints.files import Wanted
 from gradopt_ds.integration.checkpoints.recording import record_in_state
 from gradopt_ds.integration.checkpoints.resume import check_before_loading, load_universal
 from gradopt_ds.integration.checkpoints.tag import agree_on_tag
+from gradopt_ds.integration.checkpoints.verdict import same_end
 from gradopt_ds.integration.config_keys import refuse_unknown_config_keys
 from gradopt_ds.integration.dropped import refuse_conversion, refuse_replacing
 from gradopt_ds.integration.initial_weights import warn_of_default_weights
 from gradopt_ds.integration.log import log_on_rank_0, show_by_default
 from gradopt_ds.integration.optimizer_json import build_optimizer
+from gradopt_ds.integration.parallel.tensor import (
+    check_before_training,
+    read_tensor_parallel,
+    remember_whole_shapes,
+)
+from gradopt_ds.integration.parallel.whole_model import WholeModel
 from gradopt_ds.integration.registry import canonical_name
 from gradopt_ds.integration.report import log_rules
 from gradopt_ds.integration.step_size import warn_of_adamw_rate
@@ -36,7 +43,7 @@ from gradopt_ds.integration.zero.attach import attach
 from gradopt_ds.integration.zero.discarded_gradients import discard_on_zero_grad
 from gradopt_ds.integration.zero.slicing import read_slices
 from gradopt_ds.integration.zero.unwritten_gradients import clear_unwritten_gradients
-from gradopt_ds.optim import GradPower, MatrixOptimizer
+from gradopt_ds.optim import GradPower, MatrixOptimizer, base_of
 from gradopt_ds.optim.unattached import forget, in_use_when_made
 
 INSTALLED = "_gradopt_ds_installed"
@@ -46,6 +53,7 @@ def install() -> None:
     """Extend ``DeepSpeedEngine``; a second call does nothing."""
     if getattr(DeepSpeedEngine, INSTALLED, False):
         return
+    _extend("_configure_tensor_parallel", _configure_tensor_parallel)
     _extend("_is_supported_optimizer", _is_supported_optimizer)
     _extend("_configure_basic_optimizer", _configure_basic_optimizer)
     _extend("_do_optimizer_sanity_check", _do_optimizer_sanity_check)
@@ -98,6 +106,20 @@ def _extend(method: str, extension: Any) -> None:
     setattr(DeepSpeedEngine, method, extended)
 
 
+def _configure_tensor_parallel(original: Any, engine: Any, model: Any, *args: Any) -> Any:
+    """Remember the whole model while AutoTP cuts it."""
+    ours = canonical_name(engine.optimizer_name()) or is_ours(engine.client_optimizer)
+    if not ours or engine.zero_optimization_partition_weights():  # refused later, by name
+        return original(engine, model, *args)
+    with same_end():
+        whole = WholeModel.read(model)
+    sources = original(engine, model, *args)
+    if tensor := read_tensor_parallel(engine, model):
+        with same_end():
+            whole.carry_over(model, tensor.cuts, tensor.rank, engine.client_optimizer)
+    return sources
+
+
 def _is_supported_optimizer(original: Any, engine: Any, optimizer_name: str) -> bool:
     return canonical_name(optimizer_name) is not None or bool(original(engine, optimizer_name))
 
@@ -109,6 +131,8 @@ def _configure_basic_optimizer(original: Any, engine: Any, model_parameters: Any
         built: Optimizer = original(engine, model_parameters)
         return built
     _refuse_settings(engine, name)
+    if engine.autotp_size() <= 1 and (tensor := read_tensor_parallel(engine, engine.module)):
+        remember_whole_shapes(engine.module, tensor)
     return build_optimizer(name, engine.optimizer_params(), engine.module, model_parameters)
 
 
@@ -148,7 +172,10 @@ def _configure_optimizer(original: Any, engine: Any, *args: Any, **kwargs: Any) 
     optimizer = engine.basic_optimizer
     if is_ours(optimizer):
         slices = read_slices(engine.optimizer, optimizer)
-        log_on_rank_0(attach(engine, optimizer, slices))
+        tensor = read_tensor_parallel(engine, engine.module)
+        if tensor:
+            check_before_training(engine, base_of(optimizer), tensor)
+        log_on_rank_0(attach(engine, optimizer, slices, tensor))
         clear_unwritten_gradients(engine.optimizer)
         discard_on_zero_grad(engine.optimizer)
         record_in_state(engine, optimizer, slices)

@@ -8,6 +8,7 @@ from deepspeed.runtime.pipe.module import PipelineModule
 from deepspeed.runtime.zero import utils as zero_utils
 from torch.optim import Optimizer
 
+from gradopt_ds.integration.parallel import tensor_refused
 from gradopt_ds.integration.registry import is_elementwise
 from gradopt_ds.optim import GradPower, MatrixOptimizer
 
@@ -101,8 +102,7 @@ REFUSED: tuple[Setting, ...] = (
         lambda e: e.torch_autocast_enabled() and e.torch_autocast_dtype() == torch.float16,
     ),
     ('"compile": {"deepcompile": true}', lambda e: e.is_deepcompile_enabled()),
-    ("tensor parallelism (autotp_size > 1)", lambda e: e.autotp_size() > 1),
-    ("a model-parallel unit (mpu)", lambda e: e.mpu is not None),
+    *tensor_refused.REFUSED,
     (
         # Without "data_parallel_size" DeepSpeed makes no groups for it, but counts batches by it.
         'sequence parallelism ("sequence_parallel_size": > 1)',
@@ -136,7 +136,8 @@ def refuse_unsupported_settings(engine: Any, optimizer_name: str) -> None:
     if refused:
         raise NotImplementedError(
             f"{optimizer_name} does not support {', '.join(refused)} yet. Supported are ZeRO "
-            "stages 0 to 3 in fp32, bf16 and fp16, with data parallelism, and offload to the CPU."
+            "stages 0 to 3 in fp32, bf16 and fp16, with data parallelism, and offload to the CPU; "
+            "stages 0 to 2 in fp32 and bf16 with tensor parallelism."
         )
 
 

@@ -1,0 +1,47 @@
+"""Proof before the first step: copies of a parameter are equal on all tensor-parallel ranks."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+from torch import Tensor, nn
+
+from gradopt_ds.integration.parallel.tensor_cut import TensorCut
+from gradopt_ds.integration.parallel.whole_model import BITS
+
+CHUNK = 2**22
+"""Elements that are looked at together."""
+
+
+def unequal_copies(
+    model: nn.Module, cuts: Mapping[Tensor, TensorCut], group: dist.ProcessGroup
+) -> list[str]:
+    """Name the parameters whose copies differ in any bit. Collective.
+
+    Args:
+        model: whose parameters.
+        cuts: parameter → how it is cut.
+        group: of tensor-parallel ranks.
+    """
+    names = [name for name, param in model.named_parameters() if cuts[param].axis is None]
+    params = dict(model.named_parameters())
+    if not names:
+        return []
+    digests = torch.stack([_digest(params[name]) for name in names])
+    digests = digests.to(get_accelerator().current_device_name())
+    extremes = torch.stack([digests, -digests])
+    dist.all_reduce(extremes, dist.ReduceOp.MAX, group=group)
+    largest, smallest = extremes[0], -extremes[1]
+    differs = (largest != smallest).tolist()
+    return [name for name, is_other in zip(names, differs, strict=True) if is_other]
+
+
+def _digest(param: Tensor) -> Tensor:
+    """Sum the bits, each element's times its position: integers, so the order does not matter."""
+    bits = param.detach().reshape(-1).view(BITS[param.element_size()])
+    total = torch.zeros((), dtype=torch.int64, device=bits.device)
+    for first, chunk in enumerate(bits.split(CHUNK)):
+        odd = torch.arange(1, 2 * len(chunk), 2, device=bits.device) + 2 * CHUNK * first
+        total += (chunk * odd).sum()
+    return total >> 1  # so that it has a negative
