@@ -32,6 +32,8 @@ class Matrix:
 class Piece:
     """Consecutive elements of one flattened matrix that one rank holds.
 
+    Under tensor parallelism a flattened matrix is its parts (see :class:`DoubleCut`).
+
     Attributes:
         matrix: index of the matrix in the layout.
         rank: the holder's rank in the process group.
