@@ -4,10 +4,12 @@ from gradopt_ds.checkpoint.compare import check_content, check_layout
 from gradopt_ds.checkpoint.record import (
     FORMAT,
     KEY,
+    Cut,
     Fragment,
     Group,
     Record,
     Slice,
+    TensorRanks,
     from_state,
     to_state,
 )
@@ -16,11 +18,13 @@ from gradopt_ds.checkpoint.reslice import State, parameter_state, slice_state, s
 __all__ = [
     "FORMAT",
     "KEY",
+    "Cut",
     "Fragment",
     "Group",
     "Record",
     "Slice",
     "State",
+    "TensorRanks",
     "check_content",
     "check_layout",
     "from_state",

@@ -178,7 +178,7 @@ def _configure_optimizer(original: Any, engine: Any, *args: Any, **kwargs: Any) 
         log_on_rank_0(attach(engine, optimizer, slices, tensor))
         clear_unwritten_gradients(engine.optimizer)
         discard_on_zero_grad(engine.optimizer)
-        record_in_state(engine, optimizer, slices)
+        record_in_state(engine, optimizer, slices, tensor)
 
 
 def _load_checkpoint_of_one_tag(

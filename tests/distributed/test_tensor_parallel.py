@@ -129,7 +129,7 @@ def one_process(twin: nn.Module, step: int, accumulation: int, ranks: int) -> di
     for rank in range(ranks):
         for micro in range(accumulation):
             (twin(tensor_batch(step, micro, rank)) / (ranks * accumulation)).backward()
-    return {name: array(param.grad) for name, param in twin.named_parameters()}
+    return {n: array(p.grad) for n, p in twin.named_parameters() if p.grad is not None}
 
 
 def copy_whole(engine: Any, twin: nn.Module, model: Model) -> None:

@@ -32,11 +32,13 @@ def test_one_oracle_call_per_matrix_and_step(case: TensorCase) -> None:
         optimizer = matrix_optimizer(engine)
         rule, matrices = optimizer._matrix_rule, torch.zeros(dist.get_world_size())
 
-        def counting(batch: Tensor, across: RowShards, group: Any) -> tuple[Tensor, Tensor]:
+        def counting(
+            batch: Tensor, across: RowShards, group: Any, rule: Any = rule
+        ) -> tuple[Tensor, Tensor]:
             matrices[dist.get_rank()] += batch.shape[0]
             return rule(batch, across, group)
 
-        optimizer._matrix_rule = counting  # type: ignore[method-assign]
+        optimizer._matrix_rule = counting  # type: ignore[assignment, method-assign]
         sent: list[int] = []
         with counted_all_to_all(sent):
             train(engine, range(1))
@@ -134,9 +136,7 @@ def test_an_optimizer_made_by_hand() -> None:
         assert_raises(
             ValueError,
             "is a shard of a parameter of shape",
-            lambda: deepspeed.initialize(
-                model=cut, config=config_of(2), optimizer=by_hand, mpu=mpu
-            ),
+            lambda: deepspeed.initialize(model=cut, config=unnamed, optimizer=by_hand, mpu=mpu),
         )
 
 

@@ -35,6 +35,7 @@ def test_a_rank_has_these_elements_of_a_matrix(
 ) -> None:
     """Any rows of the parameter; and all ranks' parts together are the matrix, or it is said."""
     cut, ranks = drawn
+    assert cut.axis is not None
     rows, columns = cut.shape
     whole = torch.arange(rows * columns).view(rows, columns)
     first = data.draw(st.integers(0, rows - 1))

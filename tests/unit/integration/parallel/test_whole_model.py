@@ -1,5 +1,8 @@
 """What is remembered of a model while AutoTP cuts it."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -12,13 +15,13 @@ from gradopt_ds.optim.facts import read_facts
 ROWS = TensorCut((6, 4), 0, ((2, 4),))
 
 
-def model() -> nn.Module:
+def model() -> Any:
     """A hidden linear layer and a norm."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 6, bias=False), nn.LayerNorm(6))
 
 
-def cuts_of(cut: nn.Module, of_weight: TensorCut) -> dict[torch.Tensor, TensorCut]:
+def cuts_of(cut: Any, of_weight: TensorCut) -> dict[torch.Tensor, TensorCut]:
     """The linear weight is cut so, the norm is copied."""
     params = dict(cut.named_parameters())
     return {p: of_weight if n == "0.weight" else TensorCut((6,)) for n, p in params.items()}
@@ -30,7 +33,7 @@ def test_facts_and_rules_of_the_whole_model_stay(dtype: torch.dtype) -> None:
     cut = model().to(dtype)
     whole = WholeModel.read(cut)
     cut[0].weight.data = cut[0].weight.data[2:].clone()
-    replaced = nn.Module()
+    replaced: Any = nn.Module()
     replaced.weight = cut[0].weight
     cut[0] = replaced
     whole.carry_over(cut, cuts_of(cut, ROWS), rank=1, client=None)
@@ -53,7 +56,9 @@ def test_facts_and_rules_of_the_whole_model_stay(dtype: torch.dtype) -> None:
         (lambda w: w.flip(1), 0, TensorCut((6, 4))),  # no copy
     ],
 )
-def test_a_shard_must_be_what_its_cut_says(shard, rank: int, said: TensorCut) -> None:  # type: ignore[no-untyped-def]
+def test_a_shard_must_be_what_its_cut_says(
+    shard: Callable[[Any], Any], rank: int, said: TensorCut
+) -> None:
     """By its bits."""
     cut = model()
     whole = WholeModel.read(cut)
