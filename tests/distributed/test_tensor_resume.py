@@ -1,12 +1,14 @@
 """Checkpoints of tensor-parallel ranks: resumed bit by bit on as many, refused on others."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gradopt_ds.integration.checkpoints.universal import convert
 from tests.distributed.checkpoint_engines import assert_equal, own_folder
 from tests.distributed.engines import SWAN_PARAMS, assert_raises, config
 from tests.distributed.engines import start as start_data_parallel
@@ -62,6 +64,12 @@ def test_another_number_of_tensor_ranks_is_refused() -> None:
     with separate_parallelism():
         engine = start(case)
         engine.save_checkpoint(path, tag="one")
+    source = Path(path, "one")
+    assert_raises(
+        ValueError,
+        "saved by 2 tensor-parallel ranks: it resumes on as many",
+        lambda: convert(source, source.with_name(f"universal{dist.get_rank()}")),
+    )
     with separate_parallelism():
         elsewhere = start(replace(case, tensor=4, model="LLaMA uneven"))
         before = weights(elsewhere)

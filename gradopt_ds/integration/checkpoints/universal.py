@@ -45,7 +45,8 @@ def convert(source: Path, target: Path) -> None:
 
     Raises:
         ValueError: the checkpoint is damaged or not complete, is not of ZeRO stage 1 to 3, was not
-            saved by an optimizer of this library, or is of a model with DeepSpeed MoE layers.
+            saved by an optimizer of this library, was saved by tensor-parallel ranks, or is of a
+            model with DeepSpeed MoE layers.
         FileExistsError: ``target`` exists.
     """
     if any(source.glob("layer_*_expert_*")):
@@ -60,6 +61,11 @@ def convert(source: Path, target: Path) -> None:
         require_intact(Path(file))
     ranks = [_loaded(file)[OPTIMIZER_STATE_DICT] for file in rank_files]
     records = [from_state(base_state(state)) for state in ranks]
+    if records[0].tensor:
+        raise ValueError(
+            f"{source} was saved by {records[0].tensor.size} tensor-parallel ranks: it resumes on "
+            "as many, without conversion"
+        )
     if len(ranks) != records[0].ranks:
         raise ValueError(
             f"{source} was saved by {records[0].ranks} ranks and holds files of {len(ranks)}"
