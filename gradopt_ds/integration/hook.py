@@ -25,6 +25,7 @@ from gradopt_ds.integration.dropped import refuse_conversion, refuse_replacing
 from gradopt_ds.integration.initial_weights import warn_of_default_weights
 from gradopt_ds.integration.log import log_on_rank_0, show_by_default
 from gradopt_ds.integration.optimizer_json import build_optimizer
+from gradopt_ds.integration.parallel.copies import separate_copies
 from gradopt_ds.integration.parallel.tensor import (
     check_before_training,
     read_tensor_parallel,
@@ -158,6 +159,8 @@ def _do_optimizer_sanity_check(original: Any, engine: Any, basic_optimizer: Opti
         log_rules(engine.module, basic_optimizer)
         warn_of_default_weights(engine.module)
         warn_of_adamw_rate(basic_optimizer)
+        if tensor := read_tensor_parallel(engine, engine.module):
+            separate_copies(basic_optimizer, tensor.cuts)
         vars(basic_optimizer)["step"] = IdleStep(basic_optimizer)
     return original(engine, basic_optimizer)
 

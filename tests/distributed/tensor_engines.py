@@ -46,6 +46,13 @@ class TensorCase:
         precision: dict[str, Any] = {
             "fp32": {},
             "bf16": {"bf16": {"enabled": True}},
+            "pure bf16": {
+                "bf16": {
+                    "enabled": True,
+                    "bf16_master_weights_and_grads": True,
+                    "bf16_optimizer_states": True,
+                }
+            },
             "autocast": {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}},
         }[self.precision]
         return {

@@ -101,7 +101,7 @@ def worst_errors(case: Case) -> dict[str, float]:
             deviation = after[name] - before[name] - expected
             relative = float(np.linalg.norm(deviation) / np.linalg.norm(expected))
             if case.precision == "pure bf16":
-                relative = float((np.abs(deviation) / _last_place(after[name])).max())
+                relative = float((np.abs(deviation) / last_place(after[name])).max())
             kind = "matrices" if name in matrices else "others"
             # `max` would let a NaN pass.
             assert np.isfinite(relative), f"{case.name}: {name} at step {step}: {relative}"
@@ -149,7 +149,7 @@ def _assert_close(
         assert error < 1e-5, f"{case.name}: gradient of {name} is off by {error}"
 
 
-def _last_place(weight: np.ndarray) -> np.ndarray:
+def last_place(weight: np.ndarray) -> np.ndarray:
     """What the last of bfloat16's 8 bits is worth; tiny weights count as 0.01."""
     return 2.0 ** (np.floor(np.log2(np.maximum(np.abs(weight), 0.01))) - 7)
 

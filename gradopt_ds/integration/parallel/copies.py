@@ -1,4 +1,4 @@
-"""Proof before the first step: copies of a parameter are equal on all tensor-parallel ranks."""
+"""Copies of a parameter are equal on all tensor-parallel ranks, and stay so."""
 
 from collections.abc import Mapping
 
@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from gradopt_ds.integration.parallel.tensor_cut import TensorCut
 from gradopt_ds.integration.parallel.whole_model import BITS
@@ -35,6 +36,23 @@ def unequal_copies(
     largest, smallest = extremes[0], -extremes[1]
     differs = (largest != smallest).tolist()
     return [name for name, is_other in zip(names, differs, strict=True) if is_other]
+
+
+def separate_copies(optimizer: Optimizer, cuts: Mapping[Tensor, TensorCut]) -> None:
+    """Put copies into groups of their own where weights are rounded at random.
+
+    The random numbers follow the places in a flat slice. A slice of copies is the same on every
+    tensor-parallel rank; one with shards of uneven sizes among them is not.
+
+    Args:
+        optimizer: before ZeRO flattens its groups.
+        cuts: parameter → how it is cut.
+    """
+    for group in list(optimizer.param_groups):
+        copies = [param for param in group["params"] if cuts[param].axis is None]
+        if group.get("stochastic_rounding") and 0 < len(copies) < len(group["params"]):
+            group["params"] = [param for param in group["params"] if cuts[param].axis is not None]
+            optimizer.param_groups.append({**group, "params": copies})
 
 
 def _digest(param: Tensor) -> Tensor:

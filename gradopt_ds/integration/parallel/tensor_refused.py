@@ -19,10 +19,6 @@ SETTINGS: tuple[Setting, ...] = (
     ('"fp16": {"enabled": true}', lambda e: e.fp16_enabled()),
     ('"offload_optimizer"', lambda e: e.zero_offload_optimizer() is not None),
     (
-        '"bf16": {"bf16_master_weights_and_grads": true}',
-        lambda e: e.bf16_master_weights_and_gradients(),
-    ),
-    (
         # FP16_UnfusedOptimizer takes the norm of gradients, which do not carry the marks that
         # DeepSpeed's norm asks for: it counts the shards of tensor-parallel rank 0 alone.
         '"gradient_clipping" at ZeRO stage 0 in half precision',

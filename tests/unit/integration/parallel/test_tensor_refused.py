@@ -46,13 +46,6 @@ def test_the_proven_settings_are_accepted() -> None:
         ({"fp16_enabled": lambda: True}, "fp16"),
         ({"zero_offload_optimizer": lambda: SimpleNamespace(device="cpu")}, "offload_optimizer"),
         (
-            {
-                "bf16_master_weights_and_gradients": lambda: True,
-                "bf16_optimizer_states": lambda: True,
-            },
-            "bf16_master_weights_and_grads",
-        ),
-        (
             {"bfloat16_enabled": lambda: True, "zero_optimization": lambda: False},
             "gradient_clipping.* at ZeRO stage 0 in half precision",
         ),
