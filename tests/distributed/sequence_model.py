@@ -57,8 +57,8 @@ class CutLlama(LlamaForCausalLM):
     their micro-batches, and a rank computes its part of every sequence.
 
     Args:
-        is_gathered: whether every rank returns the mean over all tokens of the group, through
-            torch's differentiable all-gather as transformers' Trainer does, or else its own part.
+        is_gathered: whether every rank returns the mean over all tokens of the group, through a
+            differentiable collective as in transformers' Trainer, or else its own part.
     """
 
     def __init__(self, is_gathered: bool = False) -> None:
@@ -74,7 +74,9 @@ class CutLlama(LlamaForCausalLM):
         loss = torch.stack([self._own_part(batch, rank, size) for batch in batches]).mean()
         if not self.is_gathered:
             return loss
-        return torch.stack(torch.distributed.nn.functional.all_gather(loss, group=group)).sum()
+        # Value and gradient of all_gather and sum, whose backward gloo has for all ranks alone.
+        whole: Tensor = torch.distributed.nn.functional.all_reduce(loss, group=group)
+        return whole
 
     def _own_part(self, tokens: Tensor, rank: int, size: int) -> Tensor:
         inputs, targets = tokens[:, :-1], tokens[:, 1:]

@@ -55,6 +55,8 @@ def deepspeed_config(case: Case) -> dict[str, Any]:
         config["bf16"] = {"enabled": True}
     elif case.precision == "autocast":
         config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    elif case.precision == "fp16 autocast":
+        config["torch_autocast"] = {"enabled": True, "dtype": "float16"}
     elif case.precision == "pure bf16":
         config["bf16"] = {
             "enabled": True,
