@@ -12,6 +12,7 @@ from gradopt_ds.integration.parallel.sequence import (
     fails_in_the_norm,
     is_sequence_unit,
     lacks_sequence_groups,
+    leaves_sequences_apart,
     mixes_sums_and_means,
 )
 from gradopt_ds.integration.registry import is_elementwise
@@ -139,6 +140,11 @@ REFUSED: tuple[Setting, ...] = (
         '"data_types": {"grad_accum_dtype": "fp32"} in bf16 at ZeRO stage 1 with sequence '
         "parallelism (DeepSpeed's BF16_Optimizer ends in an error; use stage 2)",
         fails_in_the_norm,
+    ),
+    (
+        "sequence parallelism at ZeRO stage 3 with an mpu that has a data-parallel group "
+        "(DeepSpeed reduces gradients over that group alone; pass its own mpu, or use stage 2)",
+        leaves_sequences_apart,
     ),
     (
         '"zero_optimization": {"reduce_scatter": false} at ZeRO stage 3 with sequence parallelism '

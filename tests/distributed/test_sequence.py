@@ -57,7 +57,7 @@ def test_step_equals_one_process(case: Case) -> None:
     _assert_exact(case, plain=False)
 
 
-@distributed(2, 4, cases={2: STAGES[:1], 4: STAGES[2:]})
+@distributed(2, 4, cases={2: STAGES[:1], 4: STAGES[2:3]})
 def test_step_equals_one_process_with_a_plain_unit(case: Case) -> None:
     """With one like Megatron's, whose model-parallel groups hold one rank."""
     _assert_exact(case, plain=True)
@@ -111,6 +111,12 @@ def test_what_deepspeed_gets_wrong_is_refused() -> None:
             NotImplementedError,
             "for more than sequence parallelism",
             lambda: start(config(), model=_model(), mpu=unit),
+        )
+        unit.get_model_parallel_world_size = lambda: 1
+        assert_raises(
+            NotImplementedError,
+            "reduces gradients over that group alone",
+            lambda: start(config(stage=3), model=_model(), mpu=unit),
         )
 
 

@@ -70,6 +70,18 @@ def fails_in_the_norm(engine: Any) -> bool:
     )
 
 
+def leaves_sequences_apart(engine: Any) -> bool:
+    """Tell whether stage 3 is to cut weights by the data-parallel group of a unit like Megatron's.
+
+    Gradients are then reduced over that group alone, and not over the ranks of a sequence.
+    """
+    return bool(
+        engine.sequence_parallel_size > 1
+        and engine.zero_optimization_partition_weights()
+        and hasattr(engine.mpu, "get_data_parallel_group")
+    )
+
+
 def mixes_sums_and_means(engine: Any) -> bool:
     """Tell whether stage 3 is to add some gradients of one sequence's ranks up and average others.
 
