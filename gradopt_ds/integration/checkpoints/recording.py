@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from gradopt_ds.checkpoint import KEY, Fragment, Group, Record, Slice, to_state
 from gradopt_ds.integration.zero.slicing import ZeroSlice
 from gradopt_ds.optim import GradPower, base_of
-from gradopt_ds.optim.param_groups import whole_shape
+from gradopt_ds.optim.facts import whole_shape
 from gradopt_ds.optim.resumed_settings import settings_of
 
 
