@@ -2,20 +2,23 @@
 # Measures on a GPU, in parts of at most nine minutes: oracles, the optimizer's step, memory, the
 # largest model, training; tests first. Every part leaves JSON, CSV, Markdown and PNG files and is
 # not run again; the last one sets all figures beside their goals. docs/gpu.md has the details.
-# usage: scripts/gpu_report.sh [--sizes full|tiny] [--output FOLDER] [--archive FILE] [PART...]
+# usage: scripts/gpu_report.sh [--sizes full|tiny] [--output FOLDER] [--archive FILE] [--seconds N]
+#          [PART...]
 #        scripts/gpu_report.sh [--sizes full|tiny] --list
-# Without a PART all are run. On a machine without network run scripts/gpu_wheels.sh elsewhere, and
+# Without a PART all are run that are not done. After N seconds none goes on: what is left is said, and
+# the exit status is 1. On a machine without network run scripts/gpu_wheels.sh elsewhere, and
 # bring .wheels/ along. PYTHON names the interpreter (python3).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
-sizes=full output=runs/gpu archive='' list='' limit=540
+sizes=full output=runs/gpu archive='' list='' most=540 seconds=''
 wanted=()
 while [ $# -gt 0 ]; do
   case $1 in
     --sizes) sizes=$2; shift 2 ;;
     --output) output=$2; shift 2 ;;
     --archive) archive=$2; shift 2 ;;
+    --seconds) seconds=$2; shift 2 ;;
     --list) list=yes; shift ;;
     -*) echo "error: $1 is unknown: see the head of $0" >&2; exit 2 ;;
     *) wanted+=("$1"); shift ;;
@@ -45,6 +48,15 @@ for part in "${wanted[@]}"; do
   folder=$output/${part//:/-}
   if [ -f "$folder/done" ] && [ "$part" != summary ]; then
     echo "$part: done before"
+    continue
+  fi
+  limit=$most
+  if [ -n "$seconds" ] && [ $((seconds - SECONDS - 20)) -lt $limit ]; then
+    limit=$((seconds - SECONDS - 20)) # the rest is for packing
+  fi
+  if [ "$limit" -lt 20 ]; then
+    echo "$part: left, no time"
+    failed=1
     continue
   fi
   mkdir -p "$folder"

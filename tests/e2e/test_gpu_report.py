@@ -45,6 +45,12 @@ def test_a_part_that_fails_is_no_success(tmp_path: Path) -> None:
     assert (tmp_path / "summary/failed").is_file() and not (tmp_path / "summary/done").exists()
 
 
+def test_what_there_is_no_time_for_is_left(tmp_path: Path) -> None:
+    done = report("--sizes", "tiny", "--output", tmp_path, "--seconds", "30", "check", "summary")
+    assert done.returncode == 1
+    assert done.stdout == "check: left, no time\nsummary: left, no time\n"
+
+
 @pytest.mark.parametrize("arguments", [("--sizes", "huge"), ("--quick",), ("nonsense",)])
 def test_what_is_unknown_is_refused(arguments: tuple[str, ...]) -> None:
     done = report(*arguments)
