@@ -51,8 +51,8 @@ for part in "${wanted[@]}"; do
     continue
   fi
   limit=$most
-  if [ -n "$seconds" ] && [ $((seconds - SECONDS - 20)) -lt $limit ]; then
-    limit=$((seconds - SECONDS - 20)) # the rest is for packing
+  if [ -n "$seconds" ] && [ $((seconds - SECONDS - 30)) -lt $limit ]; then
+    limit=$((seconds - SECONDS - 30)) # the rest is for what ends late, and for packing
   fi
   if [ "$limit" -lt 20 ]; then
     echo "$part: left, no time"
@@ -76,6 +76,9 @@ for part in "${wanted[@]}"; do
     echo "$part: FAILED with exit status $status after $((SECONDS - started)) s; the log ends with"
     tail -n 12 "$folder/log.txt" | cut -c1-400
     failed=1
+    # Ranks have sessions of their own, and end some seconds after their launcher; until then they
+    # hold memory of the GPU.
+    [ $status -ne 124 ] || sleep 15
   fi
   # After every part: what is done must not be lost with the machine.
   [ -z "$archive" ] || tar -czf "$archive" --exclude='*.lock' --exclude=tokenizer "$output"
