@@ -26,6 +26,7 @@ from gradopt_ds.integration.initial_weights import warn_of_default_weights
 from gradopt_ds.integration.log import log_on_rank_0, show_by_default
 from gradopt_ds.integration.optimizer_json import build_optimizer
 from gradopt_ds.integration.parallel.copies import separate_copies
+from gradopt_ds.integration.parallel.sequence import required_loss
 from gradopt_ds.integration.parallel.tensor import (
     check_before_training,
     read_tensor_parallel,
@@ -179,6 +180,8 @@ def _configure_optimizer(original: Any, engine: Any, *args: Any, **kwargs: Any) 
         if tensor:
             check_before_training(engine, base_of(optimizer), tensor)
         log_on_rank_0(attach(engine, optimizer, slices, tensor))
+        if engine.sequence_parallel_size > 1:
+            log_on_rank_0(required_loss(engine))
         clear_unwritten_gradients(engine.optimizer)
         discard_on_zero_grad(engine.optimizer)
         record_in_state(engine, optimizer, slices, tensor)

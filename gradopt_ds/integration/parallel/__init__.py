@@ -1,1 +1,1 @@
-"""Parallelism besides ZeRO's: who has which part of the whole model."""
+"""Parallelism beside data parallelism: what DeepSpeed does with it, and how it is read off it."""

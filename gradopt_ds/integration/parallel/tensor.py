@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gradopt_ds.integration.checkpoints.verdict import same_end
 from gradopt_ds.integration.parallel.copies import unequal_copies
+from gradopt_ds.integration.parallel.sequence import is_sequence_unit
 from gradopt_ds.integration.parallel.tensor_cut import TensorCut
 from gradopt_ds.integration.parallel.tensor_metadata import (
     autotp_cuts,
@@ -24,6 +25,13 @@ from gradopt_ds.matrices import Block
 from gradopt_ds.optim import MatrixOptimizer
 from gradopt_ds.optim.facts import read_facts, remember_facts
 from gradopt_ds.sharding import Layout, tensor_parallel_layout
+
+SIZES = (
+    "get_tensor_model_parallel_world_size",
+    "get_slice_parallel_world_size",
+    "get_model_parallel_world_size",
+)
+"""What a model-parallel unit may be asked for the number of its tensor-parallel ranks."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +75,10 @@ class TensorParallel:
 
 def tensor_size(engine: Any) -> int:
     """Count the tensor-parallel ranks of an engine."""
-    if hasattr(engine.mpu, "initialize_sequence_parallel"):  # DeepSpeed's own: it has no others
-        return 1
-    return max(engine.autotp_size(), bwc_tensor_model_parallel_world_size(engine.mpu))
+    mpu = engine.mpu
+    if mpu is None or is_sequence_unit(mpu) or not any(hasattr(mpu, name) for name in SIZES):
+        return max(engine.autotp_size(), 1)
+    return int(bwc_tensor_model_parallel_world_size(mpu))
 
 
 def read_tensor_parallel(engine: Any, model: nn.Module) -> TensorParallel | None:

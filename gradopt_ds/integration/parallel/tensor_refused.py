@@ -34,6 +34,7 @@ SETTINGS: tuple[Setting, ...] = (
         lambda e: any(getattr(p, "sequence_parallel", False) for p in e.module.parameters()),
     ),
     ("DeepSpeed MoE layers", lambda e: e.has_moe_layers),
+    ("sequence parallelism", lambda e: e.sequence_parallel_size > 1),
     (
         "pipeline parallelism of the mpu",
         lambda e: bwc_pipeline_parallel_world_size(e.mpu) > 1,
@@ -51,11 +52,5 @@ def _with_tensor_parallelism(setting: Setting) -> Setting:
     return f"tensor parallelism with {name}", lambda e: tensor_size(e) > 1 and is_set(e)
 
 
-REFUSED: tuple[Setting, ...] = (
-    *map(_with_tensor_parallelism, SETTINGS),
-    (
-        "a model-parallel unit (mpu) without tensor parallelism",
-        lambda e: e.mpu is not None and tensor_size(e) == 1,
-    ),
-)
+REFUSED: tuple[Setting, ...] = tuple(map(_with_tensor_parallelism, SETTINGS))
 """For :data:`gradopt_ds.integration.unsupported.REFUSED`."""
