@@ -14,6 +14,7 @@ from gradopt_ds.checkpoint.record import (
     to_state,
 )
 from gradopt_ds.checkpoint.reslice import State, parameter_state, slice_state, split
+from gradopt_ds.checkpoint.shards import as_whole, join, shard, shard_of
 
 __all__ = [
     "FORMAT",
@@ -25,10 +26,14 @@ __all__ = [
     "Slice",
     "State",
     "TensorRanks",
+    "as_whole",
     "check_content",
     "check_layout",
     "from_state",
+    "join",
     "parameter_state",
+    "shard",
+    "shard_of",
     "slice_state",
     "split",
     "to_state",

@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from gradopt_ds.checkpoint import (
     Slice,
     State,
+    TensorRanks,
+    as_whole,
     check_content,
     check_layout,
     from_state,
+    shard,
     slice_state,
 )
 from gradopt_ds.checkpoint.compare import WEIGHTS_ALONE
@@ -78,11 +81,11 @@ def load_universal(engine: Any, folder: Path, load_optimizer_states: bool) -> No
         )
     optimized = {name for group in record.groups for name in group.parameters}
     with same_end():
+        current = from_state(base_state(state))
         slices = [
-            (layout, _slice_state(folder, layout))
-            for layout in from_state(base_state(state)).slices
+            (layout, _slice_state(folder, layout, current.tensor)) for layout in current.slices
         ]
-        others = list(_other_tensors(engine.module, optimized, folder))
+        others = list(_other_tensors(engine.module, optimized, folder, current.tensor))
     # A loss scale that adapts to fp16 has no business in bf16 or fp32.
     keeps_scale = common.get("dynamic_loss_scale") == state.get("dynamic_loss_scale")
     keys = [key for key in SHARED if keeps_scale or key not in LOSS_SCALE]
@@ -134,7 +137,7 @@ def _check_record(engine: Any, folder: Path, wanted: Wanted) -> None:
         refuse_another_precision(saved_state, state)
         saved = from_state(base_state(saved_state))
     current = from_state(base_state(state))
-    check_content(saved, current)
+    check_content(saved, as_whole(current) if universal else current)
     if wanted.state:
         optimizer = base_of(engine.basic_optimizer)
         refuse_another_rule(
@@ -190,14 +193,22 @@ def _saved_state(file: Path) -> Mapping[str, Any]:
     return state
 
 
-def _slice_state(folder: Path, layout: Slice) -> State:
+def _slice_state(folder: Path, layout: Slice, tensor: TensorRanks | None) -> State:
     here = dict.fromkeys(fragment.name for fragment in layout.fragments)
     names = list(here) or layout.parameters[:1]
-    return slice_state(layout, {name: read_parameter(folder, name) for name in names})
+    return slice_state(layout, {name: _read(folder, name, tensor) for name in names})
+
+
+def _read(folder: Path, name: str, tensor: TensorRanks | None) -> State:
+    """Read a parameter or buffer, as far as this rank has it."""
+    whole = read_parameter(folder, name)
+    if tensor is None or name not in tensor.cuts:
+        return whole
+    return shard(whole, tensor.cuts[name], tensor.rank)
 
 
 def _other_tensors(
-    module: nn.Module, optimized: Container[str], folder: Path
+    module: nn.Module, optimized: Container[str], folder: Path, tensor_ranks: TensorRanks | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield frozen parameters and buffers, which DeepSpeed's universal loading leaves as they are.
 
@@ -212,7 +223,7 @@ def _other_tensors(
         if not file.is_file():
             absent.append(name)
             continue
-        saved = read_parameter(folder, name).elements[FP32_WEIGHT_KEY]
+        saved = _read(folder, name, tensor_ranks).elements[FP32_WEIGHT_KEY]
         if saved.shape != (shape := whole_shape(tensor)):
             raise ValueError(f"{file} has shape {tuple(saved.shape)} and {name!r} {tuple(shape)}")
         yield tensor, saved

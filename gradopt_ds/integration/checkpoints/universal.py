@@ -3,6 +3,7 @@
 import argparse
 import shutil
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -19,7 +20,18 @@ from deepspeed.checkpoint.constants import (
 from deepspeed.utils.zero_to_fp32 import get_model_state_files, get_optim_files
 from torch import Tensor
 
-from gradopt_ds.checkpoint import KEY, Record, State, from_state, parameter_state, to_state
+from gradopt_ds.checkpoint import (
+    KEY,
+    Cut,
+    Record,
+    Slice,
+    State,
+    as_whole,
+    from_state,
+    join,
+    parameter_state,
+    to_state,
+)
 from gradopt_ds.integration.checkpoints.intact import require_intact
 from gradopt_ds.integration.checkpoints.universal_files import (
     CONTENTS,
@@ -45,8 +57,8 @@ def convert(source: Path, target: Path) -> None:
 
     Raises:
         ValueError: the checkpoint is damaged or not complete, is not of ZeRO stage 1 to 3, was not
-            saved by an optimizer of this library, was saved by tensor-parallel ranks, or is of a
-            model with DeepSpeed MoE layers.
+            saved by an optimizer of this library, or is of a model with DeepSpeed MoE layers;
+            tensor-parallel ranks have different copies.
         FileExistsError: ``target`` exists.
     """
     if any(source.glob("layer_*_expert_*")):
@@ -61,14 +73,11 @@ def convert(source: Path, target: Path) -> None:
         require_intact(Path(file))
     ranks = [_loaded(file)[OPTIMIZER_STATE_DICT] for file in rank_files]
     records = [from_state(base_state(state)) for state in ranks]
-    if records[0].tensor:
+    columns = records[0].tensor.size if records[0].tensor else 1
+    if len(ranks) != records[0].ranks * columns:
         raise ValueError(
-            f"{source} was saved by {records[0].tensor.size} tensor-parallel ranks: it resumes on "
-            "as many, without conversion"
-        )
-    if len(ranks) != records[0].ranks:
-        raise ValueError(
-            f"{source} was saved by {records[0].ranks} ranks and holds files of {len(ranks)}"
+            f"{source} was saved by {records[0].ranks * columns} ranks and holds files of "
+            f"{len(ranks)}"
         )
     unfinished = target.with_name(f"{target.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -119,14 +128,27 @@ def _loaded(file: str | Path) -> dict[str, Any]:
 def _optimized(
     ranks: Sequence[Mapping[str, Any]], records: Sequence[Record]
 ) -> Iterator[tuple[str, State]]:
-    holders = [
-        holder
-        for state, record in zip(ranks, records, strict=True)
-        for holder in slice_states(state, record.slices)
-    ]
-    for group in records[0].groups:
-        for name, shape in group.parameters.items():
-            yield name, parameter_state(name, shape, holders)
+    columns: dict[int, list[tuple[Slice, State]]] = defaultdict(list)
+    shapes: dict[int, dict[str, tuple[int, ...]]] = {}
+    for state, record in zip(ranks, records, strict=True):
+        column = record.tensor.rank if record.tensor else 0
+        columns[column] += slice_states(state, record.slices)
+        shapes[column] = {n: shape for g in record.groups for n, shape in g.parameters.items()}
+    for name in shapes[0]:
+        yield (
+            name,
+            _whole(
+                name,
+                [parameter_state(name, shapes[t][name], columns[t]) for t in sorted(columns)],
+                records[0],
+            ),
+        )
+
+
+def _whole(name: str, shards: Sequence[State], record: Record) -> State:
+    """Join what tensor-parallel ranks have; of buffers all have the same."""
+    cuts = record.tensor.cuts if record.tensor else {}
+    return join(name, shards, cuts.get(name, Cut(())))
 
 
 def _others(source: Path, record: Record) -> Iterator[tuple[str, State]]:
@@ -141,7 +163,10 @@ def _others(source: Path, record: Record) -> Iterator[tuple[str, State]]:
         tensors = {name: module[name] for name in models[0][BUFFER_NAMES]}
         tensors |= {name: _joined(name, shape, models) for name, shape in shapes.items()}
     for name, tensor in tensors.items():
-        yield name, State({FP32_WEIGHT_KEY: tensor})
+        shards = [tensor]
+        if record.tensor:
+            shards = [model["module"][name] for model in models]
+        yield name, _whole(name, [State({FP32_WEIGHT_KEY: x}) for x in shards], record)
 
 
 def _joined(name: str, shape: torch.Size, models: Sequence[Mapping[str, Any]]) -> Tensor:
@@ -150,7 +175,8 @@ def _joined(name: str, shape: torch.Size, models: Sequence[Mapping[str, Any]]) -
 
 
 def _common(state: Mapping[str, Any], record: Record) -> dict[str, Any]:
-    without_slices = Record(record.optimizer, record.stage, record.ranks, record.groups)
+    whole = as_whole(record)
+    without_slices = Record(whole.optimizer, whole.stage, whole.ranks, whole.groups)
     return {
         KEY: to_state(without_slices),
         "param_groups": base_state(state)["param_groups"],
@@ -161,6 +187,6 @@ def _common(state: Mapping[str, Any], record: Record) -> dict[str, Any]:
 def _write_model_files(source: Path, target: Path) -> None:
     """Return the engine's counters and schedule, for any ZeRO stage; the weights are elsewhere."""
     file = next(source / name for name in MODEL_FILES if (source / name).is_file())
-    state = {**_loaded(file), "module": {}, FROZEN_PARAM_FRAGMENTS: None}
+    state = {**_loaded(file), "module": {}, FROZEN_PARAM_FRAGMENTS: None, "mp_world_size": 1}
     for name in MODEL_FILES:
         torch.save(state, target / name)

@@ -39,10 +39,6 @@ SETTINGS: tuple[Setting, ...] = (
         "pipeline parallelism of the mpu",
         lambda e: bwc_pipeline_parallel_world_size(e.mpu) > 1,
     ),
-    (
-        '"checkpoint": {"load_universal": true}',
-        lambda e: e.load_universal_checkpoint(),
-    ),
 )
 """What a message calls the setting, and whether an engine has it."""
 
