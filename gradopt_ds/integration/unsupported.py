@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from deepspeed.runtime.pipe.module import PipelineModule
 from deepspeed.runtime.zero import utils as zero_utils
 from torch.optim import Optimizer
 
+from gradopt_ds.integration.parallel.pipeline_refused import refused_with_pipeline
 from gradopt_ds.integration.registry import is_elementwise
 from gradopt_ds.optim import GradPower, MatrixOptimizer
 
@@ -102,13 +102,12 @@ REFUSED: tuple[Setting, ...] = (
     ),
     ('"compile": {"deepcompile": true}', lambda e: e.is_deepcompile_enabled()),
     ("tensor parallelism (autotp_size > 1)", lambda e: e.autotp_size() > 1),
-    ("a model-parallel unit (mpu)", lambda e: e.mpu is not None),
+    ("a model-parallel unit (mpu)", lambda e: not (e.mpu is None or e.pipeline_parallelism)),
     (
         # Without "data_parallel_size" DeepSpeed makes no groups for it, but counts batches by it.
         'sequence parallelism ("sequence_parallel_size": > 1)',
         lambda e: max(e.sequence_parallel_size, _in_json(e, "sequence_parallel_size")) > 1,
     ),
-    ("pipeline parallelism", lambda e: isinstance(e.module, PipelineModule)),
     (
         "DeepSpeed MoE layers at ZeRO stage 3",
         lambda e: e.has_moe_layers and e.zero_optimization_partition_weights(),
@@ -132,11 +131,12 @@ def refuse_unsupported_settings(engine: Any, optimizer_name: str) -> None:
     Raises:
         NotImplementedError: names the optimizer and every such setting.
     """
-    refused = [name for name, is_set in REFUSED if is_set(engine)]
+    refused = [name for name, is_set in REFUSED if is_set(engine)] + refused_with_pipeline(engine)
     if refused:
         raise NotImplementedError(
             f"{optimizer_name} does not support {', '.join(refused)} yet. Supported are ZeRO "
-            "stages 0 to 3 in fp32, bf16 and fp16, with data parallelism, and offload to the CPU."
+            "stages 0 to 3 in fp32, bf16 and fp16, with data parallelism, and offload to the CPU; "
+            "stages 0 and 1 with pipeline stages."
         )
 
 
