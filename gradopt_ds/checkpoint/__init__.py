@@ -1,6 +1,6 @@
 """What a checkpoint says about itself, and parameters ↔ slices. Plain data and torch, no files."""
 
-from gradopt_ds.checkpoint.compare import check_content, check_layout
+from gradopt_ds.checkpoint.compare import check_content, check_layout, check_stages
 from gradopt_ds.checkpoint.record import (
     FORMAT,
     KEY,
@@ -23,6 +23,7 @@ __all__ = [
     "State",
     "check_content",
     "check_layout",
+    "check_stages",
     "from_state",
     "parameter_state",
     "slice_state",

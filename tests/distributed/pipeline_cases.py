@@ -78,9 +78,6 @@ ON_2 = [
     PipelineCase(
         "a copy alone on the last stage", "SWAN", 1, "bf16", 2, 0.05, IN_FP32, tolerance=OF_TIED
     ),
-    # Without ZeRO DeepSpeed clips in bfloat16, and rounds the gradients in doing so.
-    PipelineCase("untied", "SWAN", 0, "bf16"),
-    PipelineCase("tied", "PolarGrad", 0, "bf16"),
     PipelineCase("tied", "SWAN", 1, "bf16", 1, 0.05),
     PipelineCase("untied", "SWAN", 1, "bf16", 3, 0.05, IN_FP32),
     PipelineCase("tied", "SWAN", 1, "fp16", 1, 0.05),

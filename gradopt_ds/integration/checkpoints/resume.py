@@ -16,6 +16,7 @@ from gradopt_ds.checkpoint import (
     State,
     check_content,
     check_layout,
+    check_stages,
     from_state,
     slice_state,
 )
@@ -134,6 +135,7 @@ def _check_record(engine: Any, folder: Path, wanted: Wanted) -> None:
         refuse_another_precision(saved_state, state)
         saved = from_state(base_state(saved_state))
     current = from_state(base_state(state))
+    check_stages(saved, current)
     check_content(saved, current)
     if wanted.state:
         optimizer = base_of(engine.basic_optimizer)

@@ -26,9 +26,10 @@ def _makes_matrices_of_its_own(engine: Any) -> bool:
 REFUSED_WITH_PIPELINE: tuple[tuple[str, Callable[[Any], object]], ...] = (
     ("a DualPipeVModule", lambda e: isinstance(e.module, DualPipeVModule)),
     (
-        # Its stages wait for one another if one of them has fewer parameter groups.
-        'a PipelineModule with "fp16" at ZeRO stage 0 (use stage 1)',
-        lambda e: e.fp16_enabled() and not e.zero_optimization(),
+        # In fp16 a stage with fewer parameter groups than others waits for ever. In bf16 the state
+        # is cut, and of a checkpoint's slices DeepSpeed keeps that of one rank.
+        'a PipelineModule with "fp16" or "bf16" at ZeRO stage 0 (use stage 1)',
+        lambda e: (e.fp16_enabled() or e.bfloat16_enabled()) and not e.zero_optimization(),
     ),
     (
         # The gradients of tied layers would not be added up.

@@ -5,6 +5,7 @@ takes a step of its own. Their arithmetic differs: matrices of one shape are com
 other stages have other ones. So after a step the first copy is sent to the others.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,6 +41,15 @@ def copy_ties(module: nn.Module) -> None:
     if isinstance(module, PipelineModule):
         with torch.no_grad():
             module._synchronize_tied_weights()
+
+
+def layer_files(module: PipelineModule, folder: Path) -> list[Path]:
+    """Return the files in a checkpoint's folder from which DeepSpeed loads a stage's layers."""
+    return [
+        Path(module.ckpt_layer_path(str(folder), index))
+        for index, layer in enumerate(module.forward_funcs)
+        if hasattr(layer, "load_state_dict")
+    ]
 
 
 def _copied_modules(module: PipelineModule) -> list[str]:
