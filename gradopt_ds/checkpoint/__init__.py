@@ -12,6 +12,7 @@ from gradopt_ds.checkpoint.record import (
     to_state,
 )
 from gradopt_ds.checkpoint.reslice import State, parameter_state, slice_state, split
+from gradopt_ds.checkpoint.stages import groups_of, joined, seen_from
 
 __all__ = [
     "FORMAT",
@@ -25,7 +26,10 @@ __all__ = [
     "check_layout",
     "check_stages",
     "from_state",
+    "groups_of",
+    "joined",
     "parameter_state",
+    "seen_from",
     "slice_state",
     "split",
     "to_state",

@@ -1,18 +1,34 @@
 """Pipeline stages: save, build anew, load, go on; and what is refused."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed.pipe import LayerSpec, PipelineModule
+from torch import Tensor, nn
 
-from tests.distributed.checkpoint_engines import assert_equal
+from gradopt_ds.integration.checkpoints.universal import convert
+from tests.distributed.checkpoint_engines import assert_equal, whole_state
 from tests.distributed.engines import assert_raises, assert_same
 from tests.distributed.harness import distributed, folder
+from tests.distributed.model import SAMPLES, micro_batch
 from tests.distributed.pipeline_cases import IN_FP32, PipelineCase
-from tests.distributed.pipeline_model import batches, build_stages
-from tests.distributed.test_pipeline import assert_copies_are_equal, start, weights_of
+from tests.distributed.pipeline_model import (
+    MODELS,
+    batches,
+    build_stages,
+    inputs_and_labels,
+    loss,
+)
+from tests.distributed.test_pipeline import (
+    assert_copies_are_equal,
+    start,
+    weights_of,
+    whole_model,
+)
 
 HALF, END = 2, 4
 
@@ -89,6 +105,94 @@ def test_what_does_not_fit_is_refused() -> None:
     assert_raises(ValueError, "there is no", lambda: engine.load_checkpoint(path))
     engine.destroy()
     flat.destroy()
+
+
+UNIVERSAL = {"checkpoint": {"load_universal": True}}
+
+
+@dataclass(frozen=True)
+class Move:
+    """A run that goes on on another number of stages."""
+
+    run: PipelineCase
+    to: int
+
+    @property
+    def name(self) -> str:
+        """For ``job_id``."""
+        return f"{self.run.name} from {self.run.pipeline_stages} to {self.to} stages"
+
+
+@distributed(
+    2,
+    4,
+    cases={
+        2: [
+            Move(PipelineCase("no matrix on the last stage", "PolarGrad", 1), 1),
+            Move(PipelineCase("tied", "AdamPower", 1, pipeline_stages=1), 2),
+        ],
+        4: [
+            Move(PipelineCase("tied", "PolarGrad", 1, "bf16", 2, extra=IN_FP32), 4),
+            Move(PipelineCase("tied", "MuonPower", 1, pipeline_stages=4), 2),
+        ],
+    },
+)
+def test_a_run_goes_on_on_another_number_of_stages(case: Move) -> None:
+    """Weights and state are the same bits, and the next step is the same but for rounding."""
+    target = replace(case.run, pipeline_stages=case.to)
+    engine = start(case.run)
+    train(engine, case.run, range(HALF))
+    path = saved(engine, f"pipeline universal {case.name}")
+    before = whole_model(engine, whole_state(engine))
+    expected = whole_model(engine, one_more_step(engine))
+    if engine.global_rank == 0:
+        convert(path / "tag", path / "universal")
+    engine.destroy()
+    dist.barrier()
+    engine = started_elsewhere(target, **UNIVERSAL)
+    engine.load_checkpoint(path, tag="universal")
+    assert engine.global_steps == HALF
+    assert_copies_are_equal(engine)
+    assert any("momentum" in name or "exp_avg" in name for name in before)
+    assert_equal(before, whole_model(engine, whole_state(engine)), case.name)
+    for name, weight in whole_model(engine, one_more_step(engine)).items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-2, atol=1e-4)
+    engine.destroy()
+
+
+def one_more_step(engine: Any) -> dict[str, Tensor]:
+    """Weights after a step on four micro-batches, whatever the number of pipelines."""
+    pipelines, rank = engine.dp_world_size, engine.grid.get_data_parallel_rank()
+    engine.set_train_batch_size(SAMPLES * 4)
+    mine = [inputs_and_labels(micro_batch(HALF, m, 0)) for m in range(rank, 4, pipelines)]
+    engine.train_batch(iter(mine))
+    return weights_of(engine)
+
+
+@distributed(2)
+def test_a_model_with_fewer_layers_is_refused() -> None:
+    """Each stage sees its own parameters; none of them may be left over."""
+    case = PipelineCase("tied", "SWAN", 1)
+    engine = start(case)
+    path = saved(engine, "pipeline of more layers")
+    if engine.global_rank == 0:
+        convert(path / "tag", path / "universal")
+    engine.destroy()
+    dist.barrier()
+    assert_raises(ValueError, "is no parameter of the optimizer now", lambda: shorter(case, path))
+
+
+def shorter(case: PipelineCase, path: Path) -> None:
+    """Load into a model that has lost its second layer."""
+    specs = MODELS[case.model]()
+    specs[1] = LayerSpec(nn.Identity)
+    arguments = {"num_stages": case.pipeline_stages, "partition_method": "uniform"}
+    module = PipelineModule(specs, loss_fn=loss, **arguments)
+    engine = deepspeed.initialize(model=module, config=case.config(**UNIVERSAL))[0]
+    try:
+        engine.load_checkpoint(path, tag="universal")
+    finally:
+        engine.destroy()
 
 
 def train(engine: Any, case: PipelineCase, steps: range) -> None:

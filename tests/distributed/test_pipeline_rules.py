@@ -175,7 +175,6 @@ def test_settings_are_refused() -> None:
         (SWAN_1, {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}, "torch_autocast"),
         (SWAN_1, {"bf16": pure}, "bf16_master_weights_and_grads"),
         (SWAN_1, {"data_types": {"grad_accum_dtype": "bf16"}}, "grad_accum_dtype"),
-        (SWAN_1, {"checkpoint": {"load_universal": True}}, "load_universal"),
     ):
         assert_raises(NotImplementedError, message, lambda: start(case, **more))
     module = build_stages("untied")
