@@ -49,6 +49,21 @@ def test_a_step_is_that_of_one_process(case: PipelineCase) -> None:
     engine.destroy()
 
 
+@distributed(2, cases=[PipelineCase("tied matrix", "MuonPower", stage) for stage in (0, 1)])
+def test_a_copy_that_has_drifted_is_set_right(case: PipelineCase) -> None:
+    """However the arithmetic of two stages may differ, a step ends with equal copies."""
+    engine = start(case)
+    engine.train_batch(batches(0, 1, 0))
+    assert_copies_are_equal(engine)
+    if engine.is_last_stage():
+        for group in engine.basic_optimizer.param_groups:
+            for held in group["params"]:  # weights, or the slices that they come from
+                held.data.mul_(1 + 2**-20)
+    engine.train_batch(batches(1, 1, 0))
+    assert_copies_are_equal(engine)
+    engine.destroy()
+
+
 def start(case: PipelineCase, **more: Any) -> Any:
     """An engine with the model of a case."""
     module = build_stages(case.model, case.pipeline_stages)
