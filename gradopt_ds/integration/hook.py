@@ -24,6 +24,9 @@ from gradopt_ds.integration.dropped import refuse_conversion, refuse_replacing
 from gradopt_ds.integration.initial_weights import warn_of_default_weights
 from gradopt_ds.integration.log import log_on_rank_0, show_by_default
 from gradopt_ds.integration.optimizer_json import build_optimizer
+from gradopt_ds.integration.parallel.pipeline_build import build_on_stages
+from gradopt_ds.integration.parallel.pipeline_norm import clip_by_the_whole_norm
+from gradopt_ds.integration.parallel.pipeline_ties import copy_ties, keep_copies_equal
 from gradopt_ds.integration.parallel.sequence import required_loss
 from gradopt_ds.integration.registry import canonical_name
 from gradopt_ds.integration.report import log_rules
@@ -110,7 +113,10 @@ def _configure_basic_optimizer(original: Any, engine: Any, model_parameters: Any
         built: Optimizer = original(engine, model_parameters)
         return built
     _refuse_settings(engine, name)
-    return build_optimizer(name, engine.optimizer_params(), engine.module, model_parameters)
+    settings, module = engine.optimizer_params(), engine.module
+    if engine.pipeline_parallelism:
+        return build_on_stages(name, settings, module, model_parameters)
+    return build_optimizer(name, settings, module, model_parameters)
 
 
 def _refuse_settings(engine: Any, optimizer_name: str) -> None:
@@ -155,6 +161,9 @@ def _configure_optimizer(original: Any, engine: Any, *args: Any, **kwargs: Any) 
         clear_unwritten_gradients(engine.optimizer)
         discard_on_zero_grad(engine.optimizer)
         record_in_state(engine, optimizer, slices)
+        if engine.pipeline_parallelism:
+            clip_by_the_whole_norm(engine)
+            keep_copies_equal(engine)
 
 
 def _load_checkpoint_of_one_tag(
@@ -165,6 +174,7 @@ def _load_checkpoint_of_one_tag(
         return original(engine, load_dir, tag, *args, **kwargs)
     tag = agree_on_tag(engine, load_dir, tag)
     loaded = original(engine, load_dir, tag, *args, **kwargs)
+    copy_ties(engine.module)
     warn_of_lr_without_schedule(engine)
     return loaded
 

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from deepspeed.runtime.pipe.module import PipelineModule
 from deepspeed.runtime.zero import utils as zero_utils
 from torch.optim import Optimizer
 
+from gradopt_ds.integration.parallel.pipeline_refused import refused_with_pipeline
 from gradopt_ds.integration.parallel.sequence import (
     fails_in_the_norm,
     is_sequence_unit,
@@ -128,7 +128,7 @@ REFUSED: tuple[Setting, ...] = (
     ("tensor parallelism (autotp_size > 1)", lambda e: e.autotp_size() > 1),
     (
         "a model-parallel unit (mpu) for more than sequence parallelism",
-        lambda e: e.mpu is not None and not is_sequence_unit(e.mpu),
+        lambda e: not (e.mpu is None or e.pipeline_parallelism or is_sequence_unit(e.mpu)),
     ),
     (
         '"sequence_parallel_size": > 1 in the JSON or a mesh (DeepSpeed does not add up the '
@@ -151,7 +151,6 @@ REFUSED: tuple[Setting, ...] = (
         "(DeepSpeed averages the gradients of parameters larger than a bucket and adds up others)",
         mixes_sums_and_means,
     ),
-    ("pipeline parallelism", lambda e: isinstance(e.module, PipelineModule)),
     (
         "DeepSpeed MoE layers at ZeRO stage 3",
         lambda e: e.has_moe_layers and e.zero_optimization_partition_weights(),
@@ -175,12 +174,12 @@ def refuse_unsupported_settings(engine: Any, optimizer_name: str) -> None:
     Raises:
         NotImplementedError: names the optimizer and every such setting.
     """
-    refused = [name for name, is_set in REFUSED if is_set(engine)]
+    refused = [name for name, is_set in REFUSED if is_set(engine)] + refused_with_pipeline(engine)
     if refused:
         raise NotImplementedError(
             f"{optimizer_name} does not support {', '.join(refused)} yet. Supported are ZeRO "
             "stages 0 to 3 in fp32, bf16 and fp16, with data and sequence parallelism, and offload "
-            "to the CPU."
+            "to the CPU; stages 0 and 1 with pipeline stages."
         )
 
 

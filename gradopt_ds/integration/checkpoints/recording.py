@@ -1,6 +1,7 @@
 """Write down, beside the optimizer's state, what it holds."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch.distributed as dist
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradopt_ds.checkpoint import KEY, Fragment, Group, Record, Slice, to_state
+from gradopt_ds.integration.parallel.pipeline import of_all_stages
 from gradopt_ds.integration.zero.slicing import ZeroSlice
 from gradopt_ds.optim import GradPower, base_of
 from gradopt_ds.optim.facts import whole_shape
@@ -35,7 +37,7 @@ def record_in_state(engine: Any, optimizer: Optimizer, slices: Sequence[ZeroSlic
 
 
 def make_record(engine: Any, optimizer: Optimizer, slices: Sequence[ZeroSlice]) -> Record:
-    """Return what an optimizer holds on this rank (see :func:`record_in_state`)."""
+    """Return what an optimizer holds on this rank (see :func:`record_in_state`). Collective."""
     names = {param: name for name, param in engine.module.named_parameters()}
     weights = [
         [weight for slice_ in slices if slice_.group == index for weight in slice_.weights]
@@ -43,6 +45,8 @@ def make_record(engine: Any, optimizer: Optimizer, slices: Sequence[ZeroSlice]) 
         else _whole_weights(engine.optimizer, index)
         for index in range(len(optimizer.param_groups))
     ]
+    here = {names[weight]: None for members in weights for weight in members}
+    stages = of_all_stages(engine.module, list(here))
     return Record(
         optimizer=_described(optimizer),
         stage=int(engine.zero_optimization_stage()),
@@ -56,6 +60,8 @@ def make_record(engine: Any, optimizer: Optimizer, slices: Sequence[ZeroSlice]) 
             for group, members in zip(optimizer.param_groups, weights, strict=True)
         ),
         slices=tuple(_slice(slice_, names) for slice_ in slices),
+        pipeline_stages=len(stages),
+        elsewhere=tuple(name for name in chain.from_iterable(stages) if name not in here),
     )
 
 
