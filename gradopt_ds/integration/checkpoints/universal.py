@@ -45,14 +45,10 @@ def convert(source: Path, target: Path) -> None:
 
     Raises:
         ValueError: the checkpoint is damaged or not complete, is not of ZeRO stage 1 to 3, was not
-            saved by an optimizer of this library, or is of a model with DeepSpeed MoE layers.
+            saved by an optimizer of this library, or by an earlier version from experts that were
+            spread over ranks.
         FileExistsError: ``target`` exists.
     """
-    if any(source.glob("layer_*_expert_*")):
-        raise ValueError(
-            f"{source} holds a model with DeepSpeed MoE layers, whose experts have the same names "
-            "on different ranks: it resumes on as many ranks as saved it, with the same ep_size"
-        )
     if target.exists():
         raise FileExistsError(f"{target} exists: remove it, or write to another folder")
     rank_files = _rank_files(source)
