@@ -1,7 +1,7 @@
 """DeepSpeed's AutoEP and the releases of transformers that it works with."""
 
+import sys
 from importlib.metadata import version
-from typing import Any
 
 NEWEST = "5.22.2"
 """The newest release of transformers with which AutoEP of DeepSpeed 0.19.8 replaces the layers of
@@ -20,9 +20,9 @@ def explain_failure(error: TypeError) -> None:
     Raises:
         NotImplementedError: the registry of the installed release cannot be asked so.
     """
-    registry = _registry()
-    if registry is None:
-        return
+    # AutoEP has just imported it, if it is there.
+    outputs = sys.modules.get("transformers.utils.output_capturing")
+    registry = getattr(outputs, "_CAN_RECORD_REGISTRY", {})
     try:
         registry.get("a class", None)
     except TypeError:
@@ -32,11 +32,3 @@ def explain_failure(error: TypeError) -> None:
             f"it is none any longer ({error}). Install transformers=={NEWEST}, the newest release "
             "with which it works"
         ) from error
-
-
-def _registry() -> Any:
-    try:
-        from transformers.utils import output_capturing
-    except ImportError:
-        return None
-    return getattr(output_capturing, "_CAN_RECORD_REGISTRY", None)

@@ -79,7 +79,7 @@ def _place(param: Tensor, name: str) -> Place:
 def _first(experts: Sequence[int], name: str) -> int:
     if list(experts) != list(range(experts[0], experts[0] + len(experts))):
         raise RuntimeError(
-            f"{name!r} holds the experts {list(experts)}, and only consecutive ones are known: this "
-            "DeepSpeed version spreads them in another way"
+            f"{name!r} holds the experts {list(experts)}, and only consecutive ones are known: "
+            "this DeepSpeed version spreads them in another way"
         )
     return experts[0]

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 def _has_moe_layer(engine: Any) -> bool:
     """Tell whether there is a DeepSpeed MoE layer; ``has_moe_layers`` means AutoEP's as well."""
-    return any(isinstance(module, MoE) for module in engine.module.modules())
+    return engine.has_moe_layers and any(isinstance(m, MoE) for m in engine.module.modules())
 
 
 def _has_auto_ep(engine: Any) -> bool:
@@ -27,10 +27,11 @@ def _clips_by_another_norm(engine: Any) -> bool:
     Without ZeRO, DeepSpeed averages the norms of ranks that have different experts
     (``clip_grad_norm_``), and in half precision leaves all experts out (FP16_UnfusedOptimizer).
     """
-    sizes = [getattr(module, "ep_size", 1) for module in engine.module.modules()]
-    is_half = engine.bfloat16_enabled() or engine.fp16_enabled()
-    is_clipped = engine.has_moe_layers and engine.gradient_clipping() > 0
-    return is_clipped and not engine.zero_optimization() and (is_half or max(sizes) > 1)
+    if not engine.has_moe_layers or engine.zero_optimization() or not engine.gradient_clipping():
+        return False
+    if engine.bfloat16_enabled() or engine.fp16_enabled():
+        return True
+    return max(getattr(module, "ep_size", 1) for module in engine.module.modules()) > 1
 
 
 REFUSED_WITH_EXPERTS: tuple[tuple[str, Callable[[Any], object]], ...] = (
