@@ -40,8 +40,8 @@ REFUSED_WITH_EXPERTS: tuple[tuple[str, Callable[[Any], object]], ...] = (
         lambda e: _has_moe_layer(e) and e.zero_optimization_partition_weights(),
     ),
     (
-        '"gradient_clipping": > 0 (its default is 1.0) at ZeRO stage 0 with experts that are '
-        "spread over ranks, or in half precision: DeepSpeed clips by another norm",
+        '"gradient_clipping": > 0 (its default is 1.0; DeepSpeed clips by another norm) at ZeRO '
+        "stage 0 with experts that are spread over ranks, or in half precision",
         _clips_by_another_norm,
     ),
     (
