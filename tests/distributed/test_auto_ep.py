@@ -1,6 +1,7 @@
 """Experts that DeepSpeed's AutoEP spreads over ranks, against one process that has all of them."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -12,10 +13,14 @@ from deepspeed.utils import groups
 from torch import Tensor, nn
 
 import gradopt_ds
+from gradopt_ds.experiments.exchange_plan.command import plans_of
+from gradopt_ds.experiments.exchange_plan.ranks import by_shape, per_rank
+from gradopt_ds.experiments.exchange_plan.settings import PlanSettings
 from gradopt_ds.integration.parallel import auto_ep
+from gradopt_ds.integration.parallel.experts_on_paper import on_one_rank
 from gradopt_ds.matrices import RowShards
 from tests.distributed.auto_ep_cases import OF_TRANSFORMERS, RESUMED, STEPS, Case
-from tests.distributed.auto_ep_model import MATRICES, as_one_process, build_stacked
+from tests.distributed.auto_ep_model import MATRICES, StackedLM, as_one_process, build_stacked
 from tests.distributed.engines import assert_raises
 from tests.distributed.harness import distributed, folder, record
 from tests.distributed.model import micro_batch
@@ -195,6 +200,27 @@ def test_exchanges_stay_among_the_ranks_that_share_a_matrix(case: Case) -> None:
             assert {name.split("[")[0] for name in names} == {"blocks.0.dense.weight"}
             assert size == ranks
     assert len(exchanges) == 2
+
+
+@distributed(2, 4, cases=[Case("PolarGrad", 2, stage) for stage in (1, 3)])
+def test_the_plan_on_paper_is_that_of_the_engine(case: Case) -> None:
+    """Of the experts and of the rest, to the last matrix and owner."""
+    engine = start(case)
+    settings = PlanSettings(
+        model=Path("stacked"),
+        stage=case.stage,
+        ranks=dist.get_world_size(),
+        expert_parallel=case.ep_size,
+        oracle="svd",
+    )
+    with torch.device("meta"):
+        on_paper = plans_of(on_one_rank(StackedLM(), case.ep_size), settings)
+    exchanges = engine.basic_optimizer.matrix_map.exchanges.values()
+    assert [plan.digest() for plan in on_paper] == [e.plan.digest() for e in exchanges]
+    rows = per_rank(on_paper, bytes_per_element=4)
+    assert len(rows) == settings.ranks
+    assert sum(row["matrices"] for row in rows) == 13  # dense; gate, up and down of four experts
+    assert sum(shape.local + shape.owner for shape in by_shape(on_paper)) == 13
 
 
 @distributed(2, 4, cases=RESUMED)

@@ -40,7 +40,7 @@ def on_one_rank(model: nn.Module, ranks: int) -> nn.Module:
             del module[_share(len(module), ranks, name) :]
         _share_stacks(module, ranks, name)
         for param in module.parameters():
-            param.allreduce = False  # type: ignore[attr-defined]  # as DeepSpeed marks them
+            param.allreduce = False  # as DeepSpeed marks them
     if not any(map(is_spread, own.parameters())):
         raise ValueError(
             f"expert_parallel {ranks}, but no module with parameters is called experts"
