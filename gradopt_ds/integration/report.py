@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 
 from gradopt_ds.integration.log import log_on_rank_0
 from gradopt_ds.optim import MatrixOptimizer, base_of
-from gradopt_ds.optim.param_groups import MATRIX, whole_shape
+from gradopt_ds.optim.facts import whole_shape
+from gradopt_ds.optim.param_groups import MATRIX
 
 
 @dataclass

@@ -14,7 +14,8 @@ from gradopt_ds.memory.optimizers import Built, build
 from gradopt_ds.memory.setup import Setup
 from gradopt_ds.memory.workspace import workspace_bytes
 from gradopt_ds.memory.zero import Group, stepped_shapes, zero_bytes
-from gradopt_ds.optim.param_groups import AUX, MATRIX, default_assignments, whole_shape
+from gradopt_ds.optim.facts import read_facts, whole_shape
+from gradopt_ds.optim.param_groups import AUX, MATRIX, default_assignments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +151,6 @@ def _state(
 
 def _share_of_matrices(model: nn.Module) -> float:
     elements = {rule: 0 for rule in (MATRIX, AUX)}
-    for assignment in default_assignments(model).values():
+    for assignment in default_assignments(read_facts(model).values()).values():
         elements[assignment.rule] += prod(assignment.shape)
     return elements[MATRIX] / sum(elements.values())

@@ -17,7 +17,7 @@ from gradopt_ds.ops.oracles.qdwh import QDWH
 from gradopt_ds.ops.oracles.registry import ORACLES, make_oracle, oracle_spec
 from gradopt_ds.ops.oracles.zolo_pd import ZoloPD
 from gradopt_ds.ops.power import sign_power
-from gradopt_ds.ops.whitening import swan_direction
+from gradopt_ds.ops.whitening import swan_direction, whitened
 
 __all__ = [
     "NSDS",
@@ -41,4 +41,5 @@ __all__ = [
     "oracle_spec",
     "sign_power",
     "swan_direction",
+    "whitened",
 ]

@@ -45,9 +45,8 @@ class AlternatingNorms(Oracle):
 
     def _iterate(self, x: Tensor, eps: float, across: RowShards) -> Tensor:
         for _ in range(self.iterations):
-            # Rows of 1e-30 beside one of 1: by the largest entry first, as for the whole matrix.
-            x = unit(unit(x, math.inf, -1), 2, -1) * math.sqrt(x.shape[-1])
-            x = unit(x, 2, -2, across) * math.sqrt(across.rows(x))
+            x = unit(x, -1).mul_(math.sqrt(x.shape[-1]))
+            x = unit(x, -2, across).mul_(math.sqrt(across.rows(x)))
         return x
 
     def _flops(self, m: int, n: int) -> int:

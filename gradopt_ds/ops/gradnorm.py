@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from gradopt_ds.ops.norms import unit
+from gradopt_ds.ops.norms import norm
 
 ROUNDING = 4
-"""Spread of a constant row after centring, in units of the last place of its largest entry."""
+"""Spread of a constant row after centring, in units of the last place of its mean."""
 
 
 @torch.no_grad()
@@ -31,8 +31,8 @@ def grad_norm(g: Tensor) -> Tensor:
     x = g.to(torch.promote_types(g.dtype, torch.float32))
     if x.numel() == 0:
         return x
-    # Squares of 1e-30 vanish and squares of 1e30 overflow; ratios to the largest entry do not.
-    x = unit(x, math.inf, dim=-1)
-    x = x - x.mean(-1, keepdim=True)
-    std = x.square().mean(-1, keepdim=True).sqrt()
-    return (x / std).masked_fill(std <= ROUNDING * torch.finfo(x.dtype).eps, 0)
+    mean = x.mean(-1, keepdim=True)
+    x = x - mean
+    std = (norm(x, -1) / math.sqrt(x.shape[-1])).to(x.dtype)
+    constant = std <= ROUNDING * torch.finfo(x.dtype).eps * mean.abs()
+    return x.div_(std.masked_fill(constant, math.inf))

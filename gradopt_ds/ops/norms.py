@@ -1,4 +1,4 @@
-"""Scaling to norm 1."""
+"""Euclidean norms of numbers of any scale."""
 
 import math
 
@@ -10,32 +10,41 @@ from gradopt_ds.matrices.row_shards import WHOLE, RowShards
 Dims = int | tuple[int, int]
 
 
-def norm(x: Tensor, order: float, dim: Dims, across: RowShards = WHOLE) -> Tensor:
-    """Compute the vector norm of rows or matrices, with ``dim`` kept as 1.
+def norm(x: Tensor, dim: Dims, across: RowShards = WHOLE) -> Tensor:
+    """Compute the Euclidean norms of rows, columns or matrices, in one pass over them.
 
     Args:
         x: a floating tensor, not empty along ``dim``.
-        order: 2 for the Frobenius norm, ``inf`` for the largest entry.
-        dim: the dimensions that the norm is taken over.
-        across: where other parts of what the norm is taken over are.
+        dim: the dimensions that a norm is taken over.
+        across: where other parts of what it is taken over are.
+
+    Returns:
+        In float64, in which no square of a narrower number over- or underflows, with ``dim`` kept
+        as 1. What holds NaN or infinity has the norm NaN.
     """
-    here: Tensor = torch.linalg.vector_norm(x, order, dim=dim, keepdim=True)
-    if across is WHOLE:
-        return here
-    return across.max(here) if order == math.inf else across.sum(here.square()).sqrt()
+    if x.dtype == torch.float64:
+        largest = across.max(torch.linalg.vector_norm(x, math.inf, dim=dim, keepdim=True))
+        divisor = largest.masked_fill(largest == 0, 1)
+        return largest * _norm(x / divisor, dim, across)
+    size = _norm(x, dim, across)
+    return size.masked_fill(size.isinf(), math.nan)
 
 
-def unit(x: Tensor, order: float, dim: Dims, across: RowShards = WHOLE) -> Tensor:
-    """Divide rows or matrices by their vector norm; zero stays zero.
+def _norm(x: Tensor, dim: Dims, across: RowShards) -> Tensor:
+    here: Tensor = torch.linalg.vector_norm(x, 2, dim=dim, keepdim=True, dtype=torch.float64)
+    return here if across is WHOLE else across.sum(here.square()).sqrt()
+
+
+def unit(x: Tensor, dim: Dims, across: RowShards = WHOLE) -> Tensor:
+    """Divide rows, columns or matrices by their norm; zero stays zero.
 
     Args:
         x: a floating tensor, not empty along ``dim``.
-        order: 2 for the Frobenius norm, ``inf`` for the largest entry.
         dim: the dimensions that the norm is taken over.
         across: see :func:`norm`.
 
     Returns:
         A new tensor of the shape and dtype of ``x``.
     """
-    size = norm(x, order, dim, across)
+    size = norm(x, dim, across).to(x.dtype)
     return x / size.masked_fill(size == 0, 1)

@@ -7,8 +7,27 @@ from torch import Tensor
 
 from gradopt_ds.matrices.row_shards import WHOLE, RowShards
 from gradopt_ds.ops.gradnorm import grad_norm
-from gradopt_ds.ops.norms import unit
+from gradopt_ds.ops.norms import norm
 from gradopt_ds.ops.oracles.oracle import Oracle
+
+
+@torch.no_grad()
+def whitened(g: Tensor, oracle: Oracle, across: RowShards = WHOLE) -> tuple[Tensor, Tensor]:
+    """Normalise and whiten gradients; see :func:`swan_direction`, of which these are the factors.
+
+    Args:
+        g: gradients ``[..., m, n]``.
+        oracle: computes the polar factor.
+        across: where the other rows are.
+
+    Returns:
+        W ``[..., m, n]`` and the factors sqrt(mn) / norm of W ``[...]``, in one dtype; the factor
+        of a matrix without a norm is sqrt(mn).
+    """
+    w = oracle(grad_norm(g), across)
+    size = norm(w, (-2, -1), across)[..., 0, 0]
+    size = size.masked_fill(size == 0, 1)
+    return w, (math.sqrt(across.rows(g) * g.shape[-1]) / size).to(w.dtype)
 
 
 @torch.no_grad()
@@ -32,5 +51,5 @@ def swan_direction(g: Tensor, oracle: Oracle, across: RowShards = WHOLE) -> Tens
         ``[..., m, n]`` of Frobenius norm sqrt(mn) in float32 (float64 for float64); zero
         gradients give zeros.
     """
-    whitened = oracle(grad_norm(g), across)
-    return unit(whitened, 2, (-2, -1), across) * math.sqrt(across.rows(g) * g.shape[-1])
+    w, factors = whitened(g, oracle, across)
+    return w * factors[..., None, None]

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor
 
 from gradopt_ds.matrices import Block
-from gradopt_ds.optim.param_groups import AUX, Assignment, Rule, whole_shape
+from gradopt_ds.optim.facts import whole_shape
+from gradopt_ds.optim.param_groups import AUX, Assignment, Rule
 from gradopt_ds.optim.splits import blocks_of
 
 

@@ -14,8 +14,9 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from gradopt_ds.matrices import Block
+from gradopt_ds.optim.facts import ParameterFacts, read_facts, whole_shape
 from gradopt_ds.optim.patterns import listed, matching, splits_by_name
-from gradopt_ds.optim.splits import blocks_of, stacked_experts
+from gradopt_ds.optim.splits import blocks_of
 
 Rule = Literal["matrix", "aux"]
 MATRIX: Rule = "matrix"
@@ -26,14 +27,6 @@ HEAD_NAMES = frozenset(
 )
 """Last component of the names that output heads go by in the common model libraries."""
 
-EXPERTS = frozenset({"experts", "deepspeed_experts", "deepspeed_moe"})
-"""What a module that routes tokens calls its experts."""
-
-ROUTERS = frozenset({"gate", "router", "shared_expert_gate", "coefficient"})
-"""What it calls the layers that choose and weigh them."""
-
-EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 UNKNOWN_TENSOR = "3 or more dimensions, not a convolution"
 
 
@@ -48,19 +41,12 @@ class Assignment:
     blocks: tuple[Block, ...] = ()
 
 
-def whole_shape(param: Tensor) -> tuple[int, ...]:
-    """Return the shape of a parameter, also of one that ZeRO stage 3 has cut into chunks.
-
-    ``deepspeed.zero.Init`` leaves an empty placeholder and writes the shape beside it.
-    """
-    return tuple(getattr(param, "ds_shape", param.shape))
-
-
 def assign_rules(
     model: nn.Module,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     split: Mapping[str, int | Sequence[int]] | None = None,
+    elsewhere: Sequence[ParameterFacts] = (),
 ) -> dict[Tensor, Assignment]:
     """Decide for every trainable parameter of ``model`` which rule updates it.
 
@@ -71,6 +57,8 @@ def assign_rules(
         split: glob pattern on parameter names → how the rows of a matrix, or of every matrix of a
             3-D stack, are divided into matrices: the number of equal parts, or the rows of each.
             Defaults: stacked experts of ``transformers`` as their module says, else one matrix.
+        elsewhere: of the model's parameters that other processes hold (pipeline stages). A
+            parameter's rule depends on all of them, and patterns may mean any.
 
     Returns:
         Parameter → assignment, in the order of ``model.named_parameters()``.
@@ -82,17 +70,17 @@ def assign_rules(
             dimensions, is no convolution, and neither its module nor ``split`` says which matrices
             lie in it, nor does ``exclude`` name it.
     """
-    names: dict[Tensor, str] = {
-        param: name for name, param in model.named_parameters() if param.requires_grad
-    }
-    included = matching(names.values(), include, "include")
-    excluded = matching(names.values(), exclude, "exclude")
+    facts = read_facts(model)
+    known = {fact.name: fact for fact in (*facts.values(), *elsewhere)}
+    included = matching(known, include, "include")
+    excluded = matching(known, exclude, "exclude")
     if both := sorted(included & excluded):
         raise ValueError(f"both include and exclude match {listed(both)}")
-    splits = splits_by_name(list(names.values()), split or {})
+    splits = splits_by_name(list(known), split or {})
+    defaults = default_assignments(known.values())
     return {
-        param: _overridden(assignment, included, excluded, splits.get(assignment.name))
-        for param, assignment in default_assignments(model).items()
+        param: _overridden(defaults[fact.name], included, excluded, splits.get(fact.name))
+        for param, fact in facts.items()
     }
 
 
@@ -156,83 +144,64 @@ def _as_groups(
         yield {"params": listed}
 
 
-def default_assignments(model: nn.Module) -> dict[Tensor, Assignment]:
-    """Choose what :func:`assign_rules` starts from; unknown 3-D tensors are auxiliary here."""
-    names = {param: name for name, param in model.named_parameters() if param.requires_grad}
-    owners: dict[Tensor, list[nn.Module]] = {param: [] for param in names}
-    for module in model.modules():
-        for param in module.parameters(recurse=False):
-            if param in owners:
-                owners[param].append(module)
-    embeddings = {p for p in names if any(isinstance(m, EMBEDDINGS) for m in owners[p])}
-    vocabularies = {whole_shape(p) for p in embeddings}
+def default_assignments(facts: Iterable[ParameterFacts]) -> dict[str, Assignment]:
+    """Choose what :func:`assign_rules` starts from; unknown 3-D tensors are auxiliary here.
+
+    Args:
+        facts: of all the trainable parameters of the model, in whatever process they are.
+
+    Returns:
+        Name → assignment.
+    """
+    facts = list(facts)
+    vocabularies = {fact.shape for fact in facts if "embedding" in fact.owners}
     # A head stands once; position embeddings can have the shape of every layer's projection.
-    in_blocks = Counter(whole_shape(p) for p in names.keys() - embeddings if _in_block(names[p]))
+    in_blocks = Counter(
+        fact.shape for fact in facts if fact.in_block and "embedding" not in fact.owners
+    )
     repeated = {shape for shape, count in in_blocks.items() if count > 1}
-    get_head = getattr(model, "get_output_embeddings", None)
-    head = get_head() if callable(get_head) else None
-    routers = _routers(model)
-    assignments: dict[Tensor, Assignment] = {}
-    for param, name in names.items():
-        shape, leaf = whole_shape(param), name.split(".")[-1]
-        experts = stacked_experts(owners[param][0], leaf) if len(shape) == 3 else None
-        if experts:
-            split, reason = experts
-            assignments[param] = Assignment(name, shape, MATRIX, reason, blocks_of(shape, split))
-        elif param in routers and len(shape) > 1:
-            assignments[param] = Assignment(name, shape, AUX, "router or gate of experts")
-        else:
-            heads = vocabularies - repeated if _in_block(name) else vocabularies
-            rule, reason = _default_rule(param, name, owners[param], heads, head)
-            blocks = blocks_of(shape) if rule == MATRIX else ()
-            assignments[param] = Assignment(name, shape, rule, reason, blocks)
-    return assignments
-
-
-def _routers(model: nn.Module) -> set[Tensor]:
-    """Return the weights of what stands beside experts and chooses among them."""
     return {
-        param
-        for module in model.modules()
-        if EXPERTS.intersection(children := dict(module.named_children()))
-        for name in ROUTERS.intersection(children)
-        for param in children[name].parameters()
+        fact.name: _default_assignment(
+            fact, heads=vocabularies - repeated if fact.in_block else vocabularies
+        )
+        for fact in facts
     }
 
 
-def _default_rule(
-    param: Tensor,
-    name: str,
-    owners: Sequence[nn.Module],
-    heads: set[tuple[int, ...]],
-    head: nn.Module | None,
-) -> tuple[Rule, str]:
-    path = name.split(".")[:-1]
-    shape = whole_shape(param)
+def _default_assignment(fact: ParameterFacts, heads: set[tuple[int, ...]]) -> Assignment:
+    name, shape = fact.name, fact.shape
+    if fact.stack:
+        split, reason = fact.stack
+        return Assignment(name, shape, MATRIX, reason, blocks_of(shape, split))
+    if "router" in fact.owners and len(shape) > 1:
+        return Assignment(name, shape, AUX, "router or gate of experts")
+    rule, reason = _default_rule(fact, heads)
+    return Assignment(name, shape, rule, reason, blocks_of(shape) if rule == MATRIX else ())
+
+
+def _default_rule(fact: ParameterFacts, heads: set[tuple[int, ...]]) -> tuple[Rule, str]:
+    path = fact.name.split(".")[:-1]
+    shape = fact.shape
     if len(shape) < 2:
         return AUX, "norm, bias or scalar (fewer than 2 dimensions)"
-    if any(isinstance(owner, EMBEDDINGS) for owner in owners):
-        tied = any(not isinstance(owner, EMBEDDINGS) for owner in owners)
+    if "embedding" in fact.owners:
+        tied = len(fact.owners) > 1
         return AUX, "embedding tied to the output head" if tied else "embedding"
-    if any(isinstance(owner, CONVOLUTIONS) for owner in owners):
+    if "convolution" in fact.owners:
         return AUX, "convolution kernel"
     if len(shape) > 2:
         return AUX, UNKNOWN_TENSOR
-    if any(owner is head for owner in owners):
+    if "head" in fact.owners:
         return AUX, "output head (get_output_embeddings)"
     if shape in heads:
         return AUX, "output head (same shape as an embedding)"
-    if path and path[-1] in HEAD_NAMES and not _in_block(name):
+    if path and path[-1] in HEAD_NAMES and not fact.in_block:
         return AUX, f"output head (named {path[-1]!r}, outside the blocks)"
-    if not any(isinstance(owner, nn.Linear) for owner in owners):
+    if "linear" not in fact.owners:
         return AUX, "2-D, but not the weight of a linear layer: name it in `include` if it is one"
     if min(shape) == 1:
         return AUX, "a single row or column: a vector, not a matrix"
     return MATRIX, "weight of a hidden linear layer"
-
-
-def _in_block(name: str) -> bool:
-    return any(part.isdigit() for part in name.split(".")[:-1])
 
 
 def _overridden(

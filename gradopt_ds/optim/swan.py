@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from gradopt_ds.matrices import Block, RowShards
-from gradopt_ds.ops import Oracle, swan_direction
+from gradopt_ds.ops import Oracle, whitened
 from gradopt_ds.optim.matrix_optimizer import MatrixOptimizer
 from gradopt_ds.optim.settings import Aux, AuxAdamW, NonNegative, ParamGroups, Positive, checked
 
@@ -68,5 +68,5 @@ class SWAN(MatrixOptimizer):
     def _matrix_rule(
         self, matrices: Tensor, across: RowShards, group: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor]:
-        directions = swan_direction(matrices, self.oracle, across)
-        return directions, directions.new_full(matrices.shape[:1], group["alpha"])
+        directions, factors = whitened(matrices, self.oracle, across)
+        return directions, factors * group["alpha"]

@@ -5,6 +5,7 @@ from gradopt_ds.sharding.layout import Layout, Matrix, Piece, chunked_layout, co
 from gradopt_ds.sharding.plan import Plan
 from gradopt_ds.sharding.planner import make_plan
 from gradopt_ds.sharding.sharded_map import ShardedMatrixMap
+from gradopt_ds.sharding.tensor_parallel import tensor_parallel_layout
 
 __all__ = [
     "Exchange",
@@ -16,4 +17,5 @@ __all__ = [
     "chunked_layout",
     "contiguous_layout",
     "make_plan",
+    "tensor_parallel_layout",
 ]

@@ -1,5 +1,6 @@
 """Exchange: flat slices ↔ matrices, put together on one owner or, under gram, row by row."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
@@ -8,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gradopt_ds.matrices import MatrixRule, MatrixUpdates, RowShards, map_equal_shapes
+from gradopt_ds.sharding.column_parts import on_parts
 from gradopt_ds.sharding.group_shards import GroupShards
 from gradopt_ds.sharding.layout import Piece
 from gradopt_ds.sharding.plan import Plan, Traffic
@@ -103,7 +105,7 @@ class Exchange:
     def _assemble(
         self, direction: Tensor, round_: int, gathering: Transfer | None
     ) -> dict[int, Tensor]:
-        """Return the rows of a round that are put together here."""
+        """Return what is put together here in a round: rows, or the parts of cut columns, flat."""
         assert gathering is not None
         traffic = self.traffic[round_]
         shards = {
@@ -120,24 +122,39 @@ class Exchange:
             received.split([piece.length for piece in traffic.pieces_from]),
             [shards[piece.matrix][self._in_shard(piece)] for piece in traffic.pieces_from],
         )
-        return {index: self._as_rows(shard, index) for index, shard in shards.items()}
+        widths = self.plan.layout.widths
+        return {i: x if widths(i) else self._as_rows(x, i) for i, x in shards.items()}
 
     def _apply(self, round_: int, shards: Mapping[int, Tensor], rule: MatrixRule) -> Updates:
         first = self.plan.rounds[round_][0]
         if self.plan.strategies[first] == "gram":
             return self._apply_to_rows(first, shards.get(first), rule)
-        indices = list(shards)
+        alike: dict[tuple[tuple[int, ...], bool], list[int]] = defaultdict(list)
+        for index in shards:
+            layout = self.plan.layout
+            alike[layout.widths(index), layout.copies(index) > 1].append(index)
         updates: dict[int, tuple[Tensor, Tensor]] = {}
-        for batch, directions, scales in map_equal_shapes(list(shards.values()), rule):
-            parts = zip(directions.flatten(1), scales.float(), strict=True)
-            updates.update(zip((indices[i] for i in batch), parts, strict=True))
+        for (widths, copied), indices in alike.items():
+            in_shape = on_parts(rule, widths) if widths else rule
+            for batch, directions, scales in map_equal_shapes(
+                [shards[i] for i in indices], in_shape
+            ):
+                flat = self._as_received(directions) if copied else directions
+                parts = zip(flat.flatten(1), scales.float(), strict=True)
+                updates.update(zip((indices[i] for i in batch), parts, strict=True))
         return updates
+
+    def _as_received(self, directions: Tensor) -> Tensor:
+        """Round like what is sent: copies stay equal, those of the owner among them."""
+        return directions.to(self.wire_dtype).to(directions.dtype)
 
     def _apply_to_rows(self, index: int, rows: Tensor | None, rule: MatrixRule) -> Updates:
         matrix = self.plan.layout.matrices[index]
         # A rank without rows takes part in the sums, with a row of zeros.
         here = torch.zeros(1, matrix.columns, device=self.device) if rows is None else rows
         directions, scales = rule(here[None], GroupShards(matrix.rows, self.process_group))
+        if self.plan.layout.copies(index) > 1:
+            directions = self._as_received(directions)
         return {} if rows is None else {index: (directions.flatten(), scales[0].float())}
 
     def _scatter(self, traffic: Traffic, updates: Updates) -> Transfer:
@@ -149,10 +166,10 @@ class Exchange:
             return updates[piece.matrix][0][self._in_shard(piece)], bits[piece.matrix]
 
         return Transfer.start(
-            {rank: list(chain(*map(parts, pieces))) for rank, pieces in traffic.from_.items()},
+            {rank: list(chain(*map(parts, pieces))) for rank, pieces in traffic.updates_of.items()},
             {
                 rank: sum(piece.length + self._scale_size for piece in pieces)
-                for rank, pieces in traffic.to.items()
+                for rank, pieces in traffic.updated_by.items()
             },
             self.wire_dtype,
             self.device,
@@ -176,7 +193,7 @@ class Exchange:
         self, param: Tensor, traffic: Traffic, scattering: Transfer
     ) -> Iterator[MatrixUpdates]:
         received = scattering.wait()
-        if pieces := traffic.pieces_to:
+        if pieces := traffic.pieces_updated:
             sizes = [size for piece in pieces for size in (piece.length, self._scale_size)]
             scales = torch.cat(received.split(sizes)[1::2]).view(torch.float32)
             directions = _beside(param, received).split(sizes)[::2]

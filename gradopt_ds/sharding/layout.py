@@ -1,13 +1,11 @@
-"""Layout: which part of which matrix lies where in the ranks' flat slices. Plain data.
+"""Layout: which part of which matrix lies where in the ranks' flat slices. Plain data."""
 
-Nothing here grows with the number of ranks: where a piece begins is computed, not stored.
-"""
-
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from gradopt_ds.matrices import Block
+from gradopt_ds.sharding.cut import Cut, DoubleCut
 
 
 @dataclass(frozen=True)
@@ -31,30 +29,10 @@ class Matrix:
 
 
 @dataclass(frozen=True)
-class Cut:
-    """How the ranks share one flattened matrix: equal consecutive chunks, one each.
-
-    Rank r holds the elements ``[r * chunk - phase, (r + 1) * chunk - phase)`` of the matrix, as far
-    as there are such.
-
-    Attributes:
-        chunk: elements from one cut to the next.
-        phase: elements before the matrix in the chunk that it begins in, plus the chunks before.
-        base: where in each rank's slice its chunk begins.
-    """
-
-    chunk: int
-    phase: int = 0
-    base: int = 0
-
-    def at(self, offset: int) -> "Cut":
-        """Return how what begins ``offset`` elements into the flattened matrix is cut."""
-        return replace(self, phase=self.phase + offset)
-
-
-@dataclass(frozen=True)
 class Piece:
     """Consecutive elements of one flattened matrix that one rank holds.
+
+    Under tensor parallelism a flattened matrix is its parts (see :class:`DoubleCut`).
 
     Attributes:
         matrix: index of the matrix in the layout.
@@ -94,7 +72,8 @@ class Layout:
     Attributes:
         matrices: the matrices, in the same order on every rank.
         cuts: for each matrix how it is shared.
-        slice_size: elements of each rank's flat slice, padding included.
+        slice_size: elements of each rank's flat slice, padding included; of the largest, where
+            tensor-parallel ranks have slices of different sizes.
         world_size: number of ranks.
 
     Raises:
@@ -102,57 +81,78 @@ class Layout:
     """
 
     matrices: tuple[Matrix, ...]
-    cuts: tuple[Cut, ...]
+    cuts: tuple[Cut | DoubleCut, ...]
     slice_size: int
     world_size: int
 
     def __post_init__(self) -> None:
-        for index, matrix in enumerate(self.matrices):
-            holders = self.holders(index)
-            if holders.start < 0 or holders.stop > self.world_size:
-                raise ValueError(f"{matrix.name!r} is cut over ranks {holders}: they do not exist")
-            for rank in {holders.start, min(holders.start + 1, holders[-1]), holders[-1]}:
-                piece = self._piece(index, rank)
-                if piece.slice_start < 0 or piece.in_slice.stop > self.slice_size:
-                    raise ValueError(f"{matrix.name!r}: {piece} leaves its slice")
+        for index, cut in enumerate(self.cuts):
+            if isinstance(cut, Cut):  # what is cut twice is made of layouts that have been checked
+                self._check(index, cut)
+
+    def _check(self, index: int, cut: Cut) -> None:
+        matrix = self.matrices[index]
+        if not (holders := cut.overlapping(0, matrix.numel)):
+            return
+        if holders.start < 0 or holders.stop > self.world_size:
+            raise ValueError(f"{matrix.name!r} is cut over ranks {holders}: they do not exist")
+        for rank in {holders.start, min(holders.start + 1, holders[-1]), holders[-1]}:
+            piece = self.piece(index, rank)
+            if piece and (piece.slice_start < 0 or piece.in_slice.stop > self.slice_size):
+                raise ValueError(f"{matrix.name!r}: {piece} leaves its slice")
 
     def split(self, blocks: Mapping[str, Sequence[Block]]) -> "Layout":
         """Make the layout of the matrices that lie in these ones.
 
         Args:
             blocks: name of a matrix of this layout → what it is made of, instead of itself.
+
+        Raises:
+            ValueError: tensor parallelism has cut the matrices.
         """
+        cuts = [cut for cut in self.cuts if isinstance(cut, Cut)]
+        if len(cuts) < len(self.cuts):
+            raise ValueError("split the layouts of the tensor-parallel ranks before joining them")
         parts = [
             (Matrix(matrix.name, block.rows, block.columns), cut.at(block.offset))
-            for matrix, cut in zip(self.matrices, self.cuts, strict=True)
+            for matrix, cut in zip(self.matrices, cuts, strict=True)
             for block in blocks.get(matrix.name, [Block(0, matrix.rows, matrix.columns)])
         ]
-        matrices, cuts = zip(*parts, strict=True) if parts else ((), ())
-        return replace(self, matrices=matrices, cuts=cuts)
+        return replace(
+            self,
+            matrices=tuple(matrix for matrix, _ in parts),
+            cuts=tuple(cut for _, cut in parts),
+        )
 
-    def holders(self, matrix: int) -> range:
-        """Return the ranks that hold elements of a matrix; they are consecutive."""
+    def copies(self, matrix: int) -> int:
+        """Count the copies of a matrix, one on each tensor-parallel rank; 1 if there is but one."""
+        return self.cuts[matrix].copies
+
+    def same_copy(self, matrix: int, rank: int, other: int) -> bool:
+        """Tell whether two ranks are those of one copy; always, if there is but one."""
+        return (rank - other) % self.copies(matrix) == 0
+
+    def widths(self, matrix: int) -> tuple[int, ...]:
+        """Return the columns of each part of a matrix cut by columns, as :class:`DoubleCut` has."""
+        return self.cuts[matrix].widths
+
+    def holders(self, matrix: int) -> Collection[int]:
+        """Return the ranks that hold elements of a matrix."""
         return self.overlapping(matrix, 0, self.matrices[matrix].numel)
 
-    def overlapping(self, matrix: int, start: int, stop: int) -> range:
-        """Return the ranks that hold elements of ``[start, stop)``, not empty, of a matrix."""
-        cut = self.cuts[matrix]
-        return range((start + cut.phase) // cut.chunk, (stop - 1 + cut.phase) // cut.chunk + 1)
+    def overlapping(self, matrix: int, start: int, stop: int) -> Collection[int]:
+        """Return the ranks that hold elements of ``[start, stop)`` of a matrix."""
+        return self.cuts[matrix].overlapping(start, stop)
 
     def piece(self, matrix: int, rank: int) -> Piece | None:
         """Return what a rank holds of a matrix; None if nothing."""
-        return self._piece(matrix, rank) if rank in self.holders(matrix) else None
+        start, stop, slice_start = self.cuts[matrix].held(rank, self.matrices[matrix].numel)
+        return Piece(matrix, rank, start, slice_start, stop - start) if start < stop else None
 
     def pieces(self, matrix: int) -> Iterator[Piece]:
-        """Return the pieces of a matrix, by position."""
-        return (self._piece(matrix, rank) for rank in self.holders(matrix))
-
-    def _piece(self, matrix: int, rank: int) -> Piece:
-        cut = self.cuts[matrix]
-        before = rank * cut.chunk - cut.phase
-        start = max(before, 0)
-        stop = min(before + cut.chunk, self.matrices[matrix].numel)
-        return Piece(matrix, rank, start, cut.base + start - before, stop - start)
+        """Return the pieces of a matrix, by position; of copies all pieces of the first first."""
+        pieces = (self.piece(matrix, rank) for rank in self.holders(matrix))
+        return (piece for piece in pieces if piece is not None)
 
 
 def contiguous_layout(

@@ -35,8 +35,8 @@ def make_plan(
         The plan; its ``flops`` are those of its own matrices.
 
     Raises:
-        ValueError: strategy gram is asked for a matrix that is not tall, or from an oracle that
-            needs all rows in one place.
+        ValueError: strategy gram is asked for a matrix that is not tall, or that tensor parallelism
+            has cut by columns, or from an oracle that needs all rows in one place.
     """
     settings = settings or ExchangeSettings()
     strategies = tuple(
@@ -53,20 +53,33 @@ def _strategy(layout: Layout, index: int, oracle: Oracle, settings: ExchangeSett
         return "local"
     for pattern, strategy in settings.exchange_strategy.items():
         if fnmatchcase(matrix.name, pattern):
-            if strategy == "gram" and not oracle.row_shards:
-                raise ValueError(
-                    f"exchange_strategy {pattern!r}: gram needs an oracle that works from the Gram "
-                    f"matrix, and {oracle.name!r} does not; take 'eigh' for an exact one"
-                )
-            if strategy == "gram" and matrix.rows < matrix.columns:
-                raise ValueError(
-                    f"exchange_strategy {pattern!r}: gram works on rows of tall matrices, and "
-                    f"{matrix.name!r} is {matrix.rows} x {matrix.columns}"
-                )
+            if strategy == "gram" and (reason := _why_not_gram(layout, index, oracle)):
+                raise ValueError(f"exchange_strategy {pattern!r}: {reason}")
             return strategy
     large = matrix.numel * ELEMENT_BYTES > settings.exchange_bucket_size
     tall = matrix.rows >= TALL * matrix.columns
-    return "gram" if large and tall and oracle.row_shards else "owner"
+    works = large and tall and not _why_not_gram(layout, index, oracle)
+    return "gram" if works else "owner"
+
+
+def _why_not_gram(layout: Layout, index: int, oracle: Oracle) -> str | None:
+    matrix = layout.matrices[index]
+    if not oracle.row_shards:
+        return (
+            "gram needs an oracle that works from the Gram matrix, and "
+            f"{oracle.name!r} does not; take 'eigh' for an exact one"
+        )
+    if matrix.rows < matrix.columns:
+        return (
+            "gram works on rows of tall matrices, and "
+            f"{matrix.name!r} is {matrix.rows} x {matrix.columns}"
+        )
+    if layout.widths(index):
+        return (
+            "gram works on rows, and tensor parallelism has cut "
+            f"{matrix.name!r} by columns; take 'owner' for it"
+        )
+    return None
 
 
 def _owners(
@@ -80,12 +93,13 @@ def _owners(
     # Local and gram matrices have no choice, so they are counted first.
     for index, strategy in enumerate(strategies):
         if strategy == "local":
-            owners[index] = layout.holders(index).start
+            (owners[index],) = layout.holders(index)
             load[owners[index]] += cost[index]
         elif strategy == "gram":
             columns = layout.matrices[index].columns
             for piece in layout.pieces(index):
-                load[piece.rank] += oracle.shard_flops(piece.length // columns, columns)
+                if layout.same_copy(index, piece.rank, index):
+                    load[piece.rank] += oracle.shard_flops(piece.length // columns, columns)
     free = [index for index, strategy in enumerate(strategies) if strategy == "owner"]
     for index in sorted(free, key=lambda i: (-cost[i], i)):
         # Among equally loaded holders the one that has handled least, so that bytes balance too.
@@ -134,7 +148,8 @@ def _rounds(
     # Equal shapes follow one another, so that they meet in one round and one call of the oracle.
     free = [index for index, strategy in enumerate(strategies) if strategy == "owner"]
     for index in sorted(free, key=lambda i: (-layout.matrices[i].numel, layout.matrices[i].rows)):
-        owner, numel = owners[index], layout.matrices[index].numel
+        # The updates of copies are sent to all of them.
+        owner, numel = owners[index], layout.matrices[index].numel * layout.copies(index)
         if held[owner] and held[owner] + numel > most:
             at[owner] += 1
             held[owner] = 0

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 
 from gradopt_ds.experiments.common.errors import PretrainError, reason
 from gradopt_ds.experiments.common.json_file import load
-from gradopt_ds.optim.param_groups import whole_shape
+from gradopt_ds.optim.facts import whole_shape
 
 _OTHER_KEYS = ("torch_dtype", "rope_theta", "rope_scaling", "use_return_dict", "auto_map")
 """What transformers also reads, or writes into a published config.json."""

@@ -24,7 +24,7 @@ from gradopt_ds.experiments.pretrain.run import Run, assemble
 from gradopt_ds.experiments.pretrain.settings import RunSettings
 from gradopt_ds.experiments.pretrain.trained import trained_params
 from gradopt_ds.memory import optimizer_state_bytes, optimizer_state_bytes_by_key
-from gradopt_ds.optim.param_groups import whole_shape
+from gradopt_ds.optim.facts import whole_shape
 
 
 def pretrain(settings: RunSettings) -> dict[str, Any] | None:

@@ -34,7 +34,7 @@ from gradopt_ds.integration.log import log_on_rank_0
 from gradopt_ds.integration.parallel.experts import is_spread
 from gradopt_ds.integration.zero.wrapper_state import base_state, replace_slices
 from gradopt_ds.optim import MatrixOptimizer, base_of
-from gradopt_ds.optim.param_groups import whole_shape
+from gradopt_ds.optim.facts import whole_shape
 from gradopt_ds.optim.resumed_settings import configured_settings, refuse_another_rule
 
 

@@ -18,7 +18,7 @@ from deepspeed.moe.layer import MoE
 from deepspeed.utils import groups
 from torch import Tensor, nn
 
-from gradopt_ds.optim.param_groups import whole_shape
+from gradopt_ds.optim.facts import whole_shape
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradopt_ds.optim.param_groups import whole_shape
+from gradopt_ds.optim.facts import whole_shape
 from gradopt_ds.sharding import Layout, Matrix, chunked_layout, contiguous_layout
 
 

@@ -68,6 +68,7 @@ class Adaptive(Oracle):
 
     name: ClassVar[str] = "adaptive"
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float64,)
+    decomposes: ClassVar[bool] = True
 
     def _iterate(self, x: Tensor, eps: float, across: RowShards) -> Tensor:
         shape = x.shape

@@ -13,6 +13,7 @@ from gradopt_ds.ops.oracles.oracle import Oracle, gram
 @dataclass(frozen=True, kw_only=True)
 class _Exact(Oracle):
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float64, torch.float32)
+    decomposes: ClassVar[bool] = True
 
     def _default_dtype(self, device: torch.device) -> torch.dtype:
         return torch.float64

@@ -12,7 +12,7 @@ from gradopt_ds.ops.oracles.gram_quintics import (
     check_restarts,
     gram_quintics_flops,
 )
-from gradopt_ds.ops.oracles.polar_express import START, PolarExpress
+from gradopt_ds.ops.oracles.polar_express import PolarExpress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class GramPolarExpress(PolarExpress):
     def _iterate(self, x: Tensor, eps: float, across: RowShards) -> Tensor:
         if x.shape[-2] == across.rows(x.mT):
             return super()._iterate(x, eps, across)
-        return apply_gram_quintics(x / START, self._quintics(), self.restarts, across)
+        return apply_gram_quintics(x, self._quintics(), self.restarts, across)
 
     def _flops(self, m: int, n: int) -> int:
         if m == n:

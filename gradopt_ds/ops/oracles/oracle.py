@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from gradopt_ds.matrices.row_shards import WHOLE, RowShards
-from gradopt_ds.ops.norms import unit
+from gradopt_ds.ops.norms import norm
 from gradopt_ds.ops.oracles.precision import DTYPES, default_compute_dtype
 from gradopt_ds.ops.oracles.symmetric import symmetric_matmul
-
-MATRIX = (-2, -1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +37,11 @@ class Oracle(ABC):
     dtypes: ClassVar[tuple[torch.dtype, ...]] = tuple(DTYPES.values())
     row_shards: ClassVar[bool] = True
     """Whether it sees the rows of a tall matrix through their Gram matrix alone."""
+    decomposes: ClassVar[bool] = False
+    """Whether one matrix that is not finite could spoil or stop the batch, as LAPACK's routines
+    do. Products keep it to itself."""
+    start: ClassVar[float] = 1.0
+    """The Frobenius norm of what :meth:`_iterate` is given."""
     sees_wide: ClassVar[bool] = True
     """Whether it is given tall matrices transposed; for rules that are blind to the difference."""
 
@@ -60,9 +63,9 @@ class Oracle(ABC):
 
         Returns:
             A new, contiguous ``[..., m, n]`` in float32 (float64 for float64). Zero matrices give
-            zeros. A matrix with an entry that is not finite gives NaN in its place, a batch for
-            which LAPACK fails gives NaN throughout, and neither gives an exception: one rank
-            would stop, and the others would wait for it.
+            zeros. A matrix with an entry, or a norm, that is not finite gives NaN in its place, a
+            batch for which LAPACK fails gives NaN throughout, and neither gives an exception: one
+            rank would stop, and the others would wait for it.
 
         Raises:
             ValueError: ``g`` has fewer than two dimensions or no floating dtype; rows are
@@ -82,17 +85,18 @@ class Oracle(ABC):
             return g.to(result, copy=True)
         compute = self._compute_dtype(g)
         tall = self.sees_wide and (across is not WHOLE or g.shape[-2] > g.shape[-1])
-        x = (g.mT if tall else g).to(torch.promote_types(result, compute))
-        bad = ~x.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
-        poisoned = across.max(bad.to(x.dtype)).bool()
-        # By the largest entry first: the squares in the Frobenius norm could over- or underflow.
-        x = unit(unit(x.masked_fill(poisoned, 0), math.inf, MATRIX, across), 2, MATRIX, across)
+        divided = torch.promote_types(result, compute)
+        size = norm(g, (-2, -1), across) / self.start
+        x = _laid_out(g.to(divided) / _rounded_up(size, divided), tall, compute)
+        if self.decomposes:
+            x.masked_fill_(size.isnan(), 0)
         try:
-            u = self._iterate(x.to(compute), torch.finfo(result).eps, across).to(result)
+            u = self._iterate(x, torch.finfo(result).eps, across)
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
             # Row shards decompose the same Gram matrix, so they all fail together.
             return g.new_full(g.shape, math.nan, dtype=result)
-        return (u.mT if tall else u).masked_fill(poisoned, math.nan).contiguous()
+        polar = _laid_out(u, tall, result)
+        return polar.masked_fill_(size.isnan(), math.nan) if self.decomposes else polar
 
     def flops(self, m: int, n: int) -> int:
         """Count the floating-point operations for one ``m x n`` matrix.
@@ -112,8 +116,8 @@ class Oracle(ABC):
         """Compute polar factors of wide matrices.
 
         Args:
-            x: ``[..., m, n]``, m <= n, in the compute dtype, of Frobenius norm 1 (or 0). Some
-                of the n columns may be elsewhere: products with them go through :func:`gram`.
+            x: ``[..., m, n]``, m <= n, in the compute dtype, of Frobenius norm ``start`` (or 0).
+                Some of the n columns may be elsewhere: products with them go through :func:`gram`.
             eps: relative rounding error of the input, before it came into the compute dtype.
             across: where the columns are.
         """
@@ -130,6 +134,23 @@ class Oracle(ABC):
     def _default_dtype(self, device: torch.device) -> torch.dtype:
         """Return the compute dtype for input below float64."""
         return default_compute_dtype(device)
+
+
+def _rounded_up(size: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return norms, 0 apart, in ``dtype``, not below what they are.
+
+    No matrix that is divided by them has a norm above 1, not even where the dtype has few digits
+    left for the norm.
+    """
+    rounded = size.to(dtype)
+    above = rounded.nextafter(rounded.new_full((), math.inf))
+    return torch.where(size == 0, 1, above).masked_fill(rounded.isinf(), math.nan)
+
+
+def _laid_out(x: Tensor, transposed: bool, dtype: torch.dtype) -> Tensor:
+    """Transpose and cast matrices in one pass, to lie row by row; ``x`` itself if it does."""
+    x = x.mT if transposed else x
+    return x.to(dtype, memory_format=torch.contiguous_format).contiguous()
 
 
 def gram(x: Tensor, across: RowShards) -> Tensor:

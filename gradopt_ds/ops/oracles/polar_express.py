@@ -24,9 +24,6 @@ OPTIMAL: tuple[Quintic, ...] = (
 LIMIT: Quintic = (1.875, -1.25, 0.375)
 """What the optimal coefficients converge to; it leaves 1 where it is, to third order."""
 
-START = 1.01
-"""The first division exceeds the norm by this much, against rounding."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class PolarExpress(Oracle):
@@ -48,6 +45,7 @@ class PolarExpress(Oracle):
     """
 
     name: ClassVar[str] = "polar_express"
+    start: ClassVar[float] = 1 / 1.01
 
     steps: int = 5
     safety: float = 1.01
@@ -60,7 +58,7 @@ class PolarExpress(Oracle):
         require(valid, "safety", "a number between 1 and 2", self.safety)
 
     def _iterate(self, x: Tensor, eps: float, across: RowShards) -> Tensor:
-        return apply_quintics(x / START, self._quintics(), across)
+        return apply_quintics(x, self._quintics(), across)
 
     def _quintics(self) -> list[Quintic]:
         s = self.safety

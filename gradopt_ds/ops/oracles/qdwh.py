@@ -48,6 +48,7 @@ class QDWH(Oracle):
     """
 
     name: ClassVar[str] = "qdwh"
+    decomposes: ClassVar[bool] = True
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float64, torch.float32)
     row_shards: ClassVar[bool] = False
 

@@ -63,6 +63,7 @@ class ZoloPD(Oracle):
     """
 
     name: ClassVar[str] = "zolo_pd"
+    decomposes: ClassVar[bool] = True
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float64,)
     row_shards: ClassVar[bool] = False
 

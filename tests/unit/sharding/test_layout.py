@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from gradopt_ds.optim.splits import blocks_of
 from gradopt_ds.sharding import Layout, Matrix, chunked_layout, contiguous_layout
-from gradopt_ds.sharding.layout import Cut
+from gradopt_ds.sharding.cut import Cut
 from tests.unit.sharding.strategies import chunked_layouts, contiguous_layouts, layouts
 
 
