@@ -118,6 +118,8 @@ class Record:
         groups: the parameter groups.
         slices: this rank's slices, in the order in which they are updated; none at stage 0.
         tensor: with tensor parallelism; groups and slices are then of this rank's shards.
+        pipeline_stages: into which the model is cut.
+        elsewhere: names of the parameters that other pipeline stages have, and this one has not.
     """
 
     optimizer: str
@@ -126,6 +128,8 @@ class Record:
     groups: tuple[Group, ...]
     slices: tuple[Slice, ...] = ()
     tensor: TensorRanks | None = None
+    pipeline_stages: int = 1
+    elsewhere: tuple[str, ...] = ()
 
 
 def to_state(record: Record) -> dict[str, Any]:

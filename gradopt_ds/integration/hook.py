@@ -25,7 +25,11 @@ from gradopt_ds.integration.dropped import refuse_conversion, refuse_replacing
 from gradopt_ds.integration.initial_weights import warn_of_default_weights
 from gradopt_ds.integration.log import log_on_rank_0, show_by_default
 from gradopt_ds.integration.optimizer_json import build_optimizer
+from gradopt_ds.integration.parallel import auto_ep
 from gradopt_ds.integration.parallel.copies import separate_copies
+from gradopt_ds.integration.parallel.pipeline_build import build_on_stages
+from gradopt_ds.integration.parallel.pipeline_norm import clip_by_the_whole_norm
+from gradopt_ds.integration.parallel.pipeline_ties import copy_ties, keep_copies_equal
 from gradopt_ds.integration.parallel.sequence import required_loss
 from gradopt_ds.integration.parallel.tensor import (
     check_before_training,
@@ -56,6 +60,7 @@ def install() -> None:
     if getattr(DeepSpeedEngine, INSTALLED, False):
         return
     _extend("_configure_tensor_parallel", _configure_tensor_parallel)
+    _extend("_configure_expert_parallel", _configure_expert_parallel)
     _extend("_is_supported_optimizer", _is_supported_optimizer)
     _extend("_configure_basic_optimizer", _configure_basic_optimizer)
     _extend("_do_optimizer_sanity_check", _do_optimizer_sanity_check)
@@ -122,6 +127,16 @@ def _configure_tensor_parallel(original: Any, engine: Any, model: Any, *args: An
     return sources
 
 
+def _configure_expert_parallel(original: Any, engine: Any, *args: Any, **kwargs: Any) -> Any:
+    """Replace layers as AutoEP does; its failure is explained where its reason is known."""
+    try:
+        return original(engine, *args, **kwargs)
+    except TypeError as error:
+        if canonical_name(engine.optimizer_name()) is not None:
+            auto_ep.explain_failure(error)
+        raise
+
+
 def _is_supported_optimizer(original: Any, engine: Any, optimizer_name: str) -> bool:
     return canonical_name(optimizer_name) is not None or bool(original(engine, optimizer_name))
 
@@ -135,7 +150,10 @@ def _configure_basic_optimizer(original: Any, engine: Any, model_parameters: Any
     _refuse_settings(engine, name)
     if engine.autotp_size() <= 1 and (tensor := read_tensor_parallel(engine, engine.module)):
         remember_whole_shapes(engine.module, tensor)
-    return build_optimizer(name, engine.optimizer_params(), engine.module, model_parameters)
+    settings, module = engine.optimizer_params(), engine.module
+    if engine.pipeline_parallelism:
+        return build_on_stages(name, settings, module, model_parameters)
+    return build_optimizer(name, settings, module, model_parameters)
 
 
 def _refuse_settings(engine: Any, optimizer_name: str) -> None:
@@ -185,6 +203,9 @@ def _configure_optimizer(original: Any, engine: Any, *args: Any, **kwargs: Any) 
         clear_unwritten_gradients(engine.optimizer)
         discard_on_zero_grad(engine.optimizer)
         record_in_state(engine, optimizer, slices, tensor)
+        if engine.pipeline_parallelism:
+            clip_by_the_whole_norm(engine)
+            keep_copies_equal(engine)
 
 
 def _load_checkpoint_of_one_tag(
@@ -195,6 +216,7 @@ def _load_checkpoint_of_one_tag(
         return original(engine, load_dir, tag, *args, **kwargs)
     tag = agree_on_tag(engine, load_dir, tag)
     loaded = original(engine, load_dir, tag, *args, **kwargs)
+    copy_ties(engine.module)
     warn_of_lr_without_schedule(engine)
     return loaded
 

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from deepspeed.runtime.pipe.module import PipelineModule
 from deepspeed.runtime.zero import utils as zero_utils
 from torch.optim import Optimizer
 
 from gradopt_ds.integration.parallel import tensor_refused
+from gradopt_ds.integration.parallel.experts_refused import REFUSED_WITH_EXPERTS
+from gradopt_ds.integration.parallel.pipeline_refused import refused_with_pipeline
 from gradopt_ds.integration.parallel.sequence import (
     fails_in_the_norm,
     is_sequence_unit,
@@ -33,11 +34,6 @@ def _device(offload: Any) -> str:
 
 def _optimizer_device(engine: Any) -> str:
     return _device(_zero(engine).offload_optimizer)
-
-
-def _has_auto_ep(engine: Any) -> bool:
-    settings = engine._config.expert_parallel_config
-    return settings is not None and bool(settings.enabled)
 
 
 def _cuts_weights(engine: Any) -> bool:
@@ -130,7 +126,10 @@ REFUSED: tuple[Setting, ...] = (
     ),
     (
         "a model-parallel unit (mpu) for more than sequence or tensor parallelism",
-        lambda e: e.mpu is not None and tensor_size(e) == 1 and not is_sequence_unit(e.mpu),
+        lambda e: (
+            not (e.mpu is None or e.pipeline_parallelism or is_sequence_unit(e.mpu))
+            and tensor_size(e) == 1
+        ),
     ),
     (
         '"sequence_parallel_size": > 1 in the JSON or a mesh (DeepSpeed does not add up the '
@@ -153,20 +152,7 @@ REFUSED: tuple[Setting, ...] = (
         "(DeepSpeed averages the gradients of parameters larger than a bucket and adds up others)",
         mixes_sums_and_means,
     ),
-    ("pipeline parallelism", lambda e: isinstance(e.module, PipelineModule)),
-    (
-        "DeepSpeed MoE layers at ZeRO stage 3",
-        lambda e: e.has_moe_layers and e.zero_optimization_partition_weights(),
-    ),
-    (
-        '"checkpoint": {"load_universal": true} with DeepSpeed MoE layers',
-        lambda e: e.has_moe_layers and e.load_universal_checkpoint(),
-    ),
-    (
-        '"bf16": {"bf16_master_weights_and_grads": true} with DeepSpeed MoE layers',
-        lambda e: e.has_moe_layers and e.bf16_master_weights_and_gradients(),
-    ),
-    ('"expert_parallel": {"enabled": true} (AutoEP)', _has_auto_ep),
+    *REFUSED_WITH_EXPERTS,
 )
 """What a message calls the setting, and whether an engine has it."""
 
@@ -177,12 +163,13 @@ def refuse_unsupported_settings(engine: Any, optimizer_name: str) -> None:
     Raises:
         NotImplementedError: names the optimizer and every such setting.
     """
-    refused = [name for name, is_set in REFUSED if is_set(engine)]
+    refused = [name for name, is_set in REFUSED if is_set(engine)] + refused_with_pipeline(engine)
     if refused:
         raise NotImplementedError(
             f"{optimizer_name} does not support {', '.join(refused)} yet. Supported are ZeRO "
             "stages 0 to 3 in fp32, bf16 and fp16, with data and sequence parallelism, and offload "
-            "to the CPU; stages 0 to 2 in fp32 and bf16 with tensor parallelism."
+            "to the CPU; stages 0 to 2 in fp32 and bf16 with tensor parallelism; stages 0 and 1 "
+            "with pipeline stages."
         )
 
 

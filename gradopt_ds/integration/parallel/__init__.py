@@ -1,1 +1,1 @@
-"""Parallelism beside data parallelism: what DeepSpeed does with it, and how it is read off it."""
+"""Parallelism besides ZeRO's: who has which part of the whole model, or of its input."""

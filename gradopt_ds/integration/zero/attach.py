@@ -1,9 +1,11 @@
 """Hand the finished ZeRO wrapper's layout to the optimizer."""
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import Any
 
 import torch
@@ -13,10 +15,12 @@ from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gradopt_ds.integration.checkpoints.verdict import same_end
+from gradopt_ds.integration.parallel.pipeline import of_all_stages
 from gradopt_ds.integration.parallel.tensor import TensorParallel
 from gradopt_ds.integration.zero.slicing import ZeroSlice, holds_whole, whole_weights
 from gradopt_ds.integration.zero.verification import verify
-from gradopt_ds.matrices import WholeMatrixMap
+from gradopt_ds.matrices import ExchangeSettings, WholeMatrixMap
 from gradopt_ds.optim import MatrixOptimizer, base_of
 from gradopt_ds.optim.param_groups import MATRIX
 from gradopt_ds.sharding import (
@@ -76,13 +80,16 @@ def attach(
         return "ZeRO stage 0: every rank holds, and updates, whole matrices"
     names = {param: name for name, param in engine.module.named_parameters()}
     slices = [slice_ for slice_ in slices if groups[slice_.group]["rule"] == MATRIX]
-    verify(slices, [slice_.layout(names) for slice_ in slices])
-    if tensor is None:
-        shared = _over_data_ranks(base, slices, names)
-    else:
-        weights = whole_weights(wrapper, optimizer) if is_whole else []
-        shared = _over_tensor_ranks(base, slices, weights, names, tensor)
-    plans = _plans(base, shared)
+    matrices = [names[weight] for weight in base.blocks]
+    _check_strategies(base.exchange, chain.from_iterable(of_all_stages(engine.module, matrices)))
+    with same_end() if engine.pipeline_parallelism else nullcontext():
+        verify(slices, [slice_.layout(names) for slice_ in slices])
+        if tensor is None:
+            shared = _over_data_ranks(base, slices, names)
+        else:
+            weights = whole_weights(wrapper, optimizer) if is_whole else []
+            shared = _over_tensor_ranks(base, slices, weights, names, tensor)
+        plans = _plans(base, shared)
     base.matrix_map = ShardedMatrixMap(
         {
             part.tensor: Exchange(
@@ -94,7 +101,9 @@ def attach(
             for part, plan in zip(shared, plans, strict=True)
         }
     )
-    return _summary(type(base).__name__, plans) + _lost_steps(slices, groups)
+    here: Counter[str] = Counter(chain.from_iterable(plan.strategies for plan in plans))
+    counts = sum(of_all_stages(engine.module, here), Counter())
+    return _summary(type(base).__name__, counts) + _lost_steps(slices, groups)
 
 
 def _over_data_ranks(
@@ -108,6 +117,13 @@ def _over_data_ranks(
         )
         for slice_ in slices
     ]
+
+
+def _check_strategies(settings: ExchangeSettings, matrices: Iterable[str]) -> None:
+    names = list(matrices)
+    for pattern in settings.exchange_strategy:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(f"exchange_strategy pattern {pattern!r} matches no matrix")
 
 
 def _over_tensor_ranks(
@@ -149,17 +165,12 @@ def _over_tensor_ranks(
 
 
 def _plans(base: MatrixOptimizer, shared: Sequence[Shared]) -> list[Plan]:
-    settings = base.exchange
-    matrices = {matrix.name for part in shared for matrix in part.layout.matrices}
-    for pattern in settings.exchange_strategy:
-        if not any(fnmatchcase(name, pattern) for name in matrices):
-            raise ValueError(f"exchange_strategy pattern {pattern!r} matches no matrix")
     plans = []
     loads: dict[dist.ProcessGroup, list[int]] = defaultdict(list)
     for part in shared:
         # Slices of one step share the load: the owners of the next are the idle ones.
         load = loads[part.ranks] or [0] * part.layout.world_size
-        plan = make_plan(part.layout, base.oracle, settings, load)
+        plan = make_plan(part.layout, base.oracle, base.exchange, load)
         loads[part.ranks] = [a + b for a, b in zip(load, plan.flops, strict=True)]
         _check_equal_on_all_ranks(plan.digest(), part.ranks)
         plans.append(plan)
@@ -176,10 +187,8 @@ def _check_equal_on_all_ranks(digest: int, ranks: dist.ProcessGroup) -> None:
         )
 
 
-def _summary(algorithm: str, plans: Sequence[Plan]) -> str:
-    local, owner, gram = (
-        sum(plan.count(strategy) for plan in plans) for strategy in ("local", "owner", "gram")
-    )
+def _summary(algorithm: str, counts: Mapping[str, int]) -> str:
+    local, owner, gram = counts["local"], counts["owner"], counts["gram"]
     return (
         f"{algorithm} on ZeRO slices: {local} of {local + owner + gram} matrices lie whole on one "
         f"rank, {owner} are cut and put together on one owner each"
