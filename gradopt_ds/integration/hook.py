@@ -1,4 +1,4 @@
-"""The seam: eight methods of ``DeepSpeedEngine``, each extended once.
+"""The seam: nine methods of ``DeepSpeedEngine``, each extended once.
 
 DeepSpeed builds an optimizer by name without looking at the model, wraps it for ZeRO without
 telling it where its parameters went, and loads a checkpoint without asking whose it is. The
