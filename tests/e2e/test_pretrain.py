@@ -16,7 +16,7 @@ from gradopt_ds.experiments.pretrain.metrics import read
 from tests.conftest import ROOT
 from tests.e2e.runs import DEEPSPEED, STEPS, finish, settings, start, trace
 
-KILL_AT = 13
+STOP_AT, KILL_AT = 7, 13
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills a process group")
 
 
@@ -70,13 +70,26 @@ def test_every_rank_tells_its_memory(unbroken: Path) -> None:
         assert peak["peak"] > held["weights"] + held["masters"] + held["state"]
 
 
-def test_killed_and_resumed_is_like_never_stopped(shared: Path, unbroken: Path) -> None:
+def signal_at(process: "subprocess.Popen[str]", output: Path, step: int, number: int) -> str:
+    """What a run prints whose whole process group gets a signal after a step."""
+    while process.poll() is None and len(read(output / "metrics.jsonl")) < step:
+        time.sleep(0.02)
+    os.killpg(process.pid, number)
+    printed, _ = process.communicate(timeout=100)
+    return printed
+
+
+def test_stopped_killed_and_resumed_is_like_never_stopped(shared: Path, unbroken: Path) -> None:
     output = shared / "killed"
     process = start_swan(shared, output)
-    while process.poll() is None and len(read(output / "metrics.jsonl")) < KILL_AT:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    printed = signal_at(process, output, STOP_AT, signal.SIGUSR1)
+    assert process.returncode == 75, printed
+    stopped_at = read(output / "metrics.jsonl")[-1]["step"]
+    assert f"stopped by SIGUSR1 after step {stopped_at}/{STEPS}, which is saved" in printed
+    assert (output / "checkpoints/latest").read_text() == f"step{stopped_at}"
+    assert not (output / "summary.json").exists()
+    process = start_swan(shared, output)
+    signal_at(process, output, KILL_AT, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     # As if killed while saving: a newer folder stands there half written.
     half = output / f"checkpoints/step{KILL_AT + 1}"

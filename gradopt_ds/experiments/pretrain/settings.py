@@ -12,7 +12,8 @@ from gradopt_ds.experiments.pretrain.data.files import data_digest, digest
 
 # Where a run is kept and how it is watched; changing these does not change what is learned.
 _HOUSEKEEPING = {
-    "output", "save_every", "keep", "resume", "accept_changes", "tensorboard", "cache"
+    "output", "save_every", "save_minutes", "stop_seconds", "keep", "resume", "accept_changes",
+    "tensorboard", "cache",
 }  # fmt: skip
 
 
@@ -83,7 +84,20 @@ class RunSettings(BaseModel):
     validation_sequences: int = Field(
         128, ge=1, description="packed validation sequences, the same ones every time"
     )
-    save_every: int = Field(0, ge=0, description="steps between checkpoints; 0 saves none")
+    save_every: int = Field(
+        0,
+        ge=0,
+        description="steps between checkpoints; 0 saves none, unless a signal stops the run",
+    )
+    save_minutes: float | None = Field(
+        None, gt=0, description="minutes after which a checkpoint is due that no step has brought"
+    )
+    stop_seconds: float = Field(
+        120.0,
+        gt=0,
+        description="seconds to finish a step and save after SIGTERM, SIGUSR1 or the launcher's "
+        "end; then the run leaves without",
+    )
     keep: int = Field(2, ge=1, description="checkpoints kept")
     resume: Literal["auto", "never", "must"] = Field(
         "auto",
