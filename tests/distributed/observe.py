@@ -56,4 +56,4 @@ def masters(engine: Any) -> dict[str, np.ndarray]:
 
 def array(tensor: Tensor) -> np.ndarray:
     # A copy: `double()` of a double, and `numpy()` of anything, would share the memory.
-    return tensor.detach().double().clone().numpy()
+    return tensor.detach().double().cpu().clone().numpy()

@@ -125,7 +125,7 @@ def _train_step(engine: Any, twin: nn.Module, step: int, case: Case) -> dict[str
     """One optimizer step; returns the averaged, unscaled, clipped gradients in float64."""
     rank = dist.get_rank()
     for micro in range(case.accumulation):
-        engine.backward(engine(micro_batch(step, micro, rank)))
+        engine.backward(engine(micro_batch(step, micro, rank).to(engine.device)))
         if micro < case.accumulation - 1:
             engine.step()
     gradients = single_process_gradients(twin, step, case.accumulation)
