@@ -52,6 +52,16 @@ class RunSettings(BaseModel):
         1024, ge=1, description="sequences per rank to draw the next one from; 1 keeps the order"
     )
 
+    checkpointing: Literal["none", "transformers", "deepspeed"] = Field(
+        "none",
+        description="recompute every layer in the backward pass, with torch's function as "
+        "transformers does, or with DeepSpeed's",
+    )
+    attention: Literal["eager", "sdpa", "flash_attention_2", "flex_attention"] | None = Field(
+        None, description="implementation of attention (default: the model's own choice)"
+    )
+    compile: bool = Field(False, description="compile the model by torch.compile")
+
     steps: int = Field(300, ge=1, description="optimizer steps")
     train_batch: int | None = Field(
         None, ge=1, description="sequences per optimizer step over all ranks; overrides the JSON"
