@@ -39,7 +39,8 @@ def start_swan(
 def unbroken(shared: Path) -> Path:
     """A finished run."""
     output = shared / "unbroken"
-    finish(start_swan(shared, output))
+    monitor = {"enabled": True, "output_path": str(output / "monitors"), "job_name": "csv"}
+    finish(start_swan(shared, output, more=("--override", f"csv_monitor={json.dumps(monitor)}")))
     return output
 
 
@@ -55,6 +56,12 @@ def test_the_loss_falls_and_everything_is_written(unbroken: Path) -> None:
     assert 0 < max(summary["optimizer_state_bytes_per_rank"]) < 8 * summary["parameters"] / 2
     assert (unbroken / "metrics.csv").read_text().count("\n") == STEPS + 1
     assert list((unbroken / "tensorboard").glob("events*"))
+    for row in rows:
+        assert 0 < row["data_wait_seconds"] + row["optimizer_seconds"] < row["step_seconds"]
+        assert row["tokens_per_second"] == pytest.approx(16 * 32 / row["step_seconds"])
+        assert 0 < row["memory_bytes"] <= row["peak_memory_bytes"]
+    monitored = unbroken / "monitors/csv/pretrain_lr_aux_1.csv"
+    assert monitored.read_text().count("\n") == STEPS + 1
     checkpoints = {folder.name for folder in (unbroken / "checkpoints").glob("step*")}
     assert checkpoints == {"step20", "step24"}
 

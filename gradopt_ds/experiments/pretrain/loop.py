@@ -24,6 +24,7 @@ from gradopt_ds.experiments.pretrain.routing import ExpertLoad, language_loss
 from gradopt_ds.experiments.pretrain.run import Run, assemble
 from gradopt_ds.experiments.pretrain.saving import Saving
 from gradopt_ds.experiments.pretrain.settings import RunSettings
+from gradopt_ds.experiments.pretrain.throughput import Stopwatch, learning_rates
 from gradopt_ds.experiments.pretrain.trained import trained_params
 from gradopt_ds.memory import optimizer_state_bytes, optimizer_state_bytes_by_key
 from gradopt_ds.optim.facts import whole_shape
@@ -76,11 +77,12 @@ def pretrain(settings: RunSettings, stop: StopRequest) -> dict[str, Any] | None:
 def _train(run: Run, log: MetricsLog | None, saving: Saving) -> bool:
     """Take the steps that are left; return whether the run was asked to stop before the last."""
     steps, resumed_at = run.settings.steps, run.step
+    watch = Stopwatch(run.engine, run.settings.sequence_length)
     with Progress(steps, run.step, log is not None) as progress, contextlib.ExitStack() as stack:
         if log is not None:
             stack.callback(log.close)
         while run.step < steps:
-            row = train_step(run)
+            row = train_step(run, watch)
             if run.step == resumed_at + 1:
                 memory_log.log_held(run)
             _validate_if_due(run, row)
@@ -93,7 +95,7 @@ def _train(run: Run, log: MetricsLog | None, saving: Saving) -> bool:
     return False
 
 
-def train_step(run: Run) -> Row:
+def train_step(run: Run, watch: Stopwatch) -> Row:
     """Take one optimizer step over all its micro batches; return its row. Collective.
 
     Raises:
@@ -105,12 +107,13 @@ def train_step(run: Run) -> Row:
         engine.train_micro_batch_size_per_gpu(),
     )
     started = time.perf_counter()
-    lr = engine.get_lr()[0]
+    lr, rates = engine.get_lr()[0], learning_rates(engine)
     total = torch.zeros((), device=engine.device)
     config = engine.module.config
     load = ExpertLoad(config)
     for _ in range(accumulation):
-        sequences = np.stack([next(run.training) for _ in range(micro)])
+        with watch.waiting_for_data():
+            sequences = np.stack([next(run.training) for _ in range(micro)])
         batch = torch.from_numpy(sequences).long().to(engine.device)
         outputs = engine(input_ids=batch, labels=batch)
         engine.backward(outputs.loss)
@@ -139,7 +142,10 @@ def train_step(run: Run) -> Row:
         "grad_norm": None if norm is None else float(norm),
         "step_seconds": seconds,
         "elapsed_seconds": run.elapsed,
+        "perplexity": math.exp(min(mean, 700.0)),  # more is no float
+        **watch.row(seconds, dist.get_world_size()),
         **routed,
+        "learning_rates": rates,
     }
 
 
@@ -155,6 +161,9 @@ def _write_events(run: Run, row: Row) -> None:
         names = [name for name in COLUMNS if name not in ("step", "tokens", "elapsed_seconds")]
         events = [
             (f"pretrain/{name}", row[name], run.step) for name in names if row.get(name) is not None
+        ]
+        events += [
+            (f"pretrain/lr/{name}", rate, run.step) for name, rate in row["learning_rates"].items()
         ]
         run.engine.monitor.write_events(events)
 
