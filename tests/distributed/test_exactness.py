@@ -6,6 +6,7 @@ worst first.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import deepspeed
@@ -21,14 +22,24 @@ from tests.distributed.harness import distributed, record
 from tests.distributed.model import MATRICES, SAMPLES, TinyLM, build_model, micro_batch
 from tests.distributed.moe_model import MATRICES as MOE_MATRICES
 from tests.distributed.moe_model import MATRICES_WITH_HEADS, TinyMoe, build_moe, whole
-from tests.distributed.observe import captured_gradients, clipped, masters, single_process_gradients
+from tests.distributed.observe import (
+    captured_gradients,
+    clipped,
+    in_last_places,
+    masters,
+    single_process_gradients,
+)
 from tests.distributed.recipes import RECIPES
+from tests.distributed.sequence_model import MATRICES as LLAMA_MATRICES
+from tests.distributed.sequence_model import CutLlama, build_whole
 from tests.reference import Array, StackedReference
 
 MODELS: Mapping[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
     "dense": (build_model, TinyLM),
     "Qwen2MoE": (build_moe, TinyMoe),
     "conditional": (build_conditional, ConditionalLM),
+    "LLaMA": (build_whole, CutLlama),
+    "LLaMA, loss gathered": (build_whole, partial(CutLlama, is_gathered=True)),
 }
 """How the twin is built, and the model that gets its weights."""
 
@@ -50,6 +61,8 @@ def deepspeed_config(case: Case) -> dict[str, Any]:
         config["bf16"] = {"enabled": True}
     elif case.precision == "autocast":
         config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    elif case.precision == "fp16 autocast":
+        config["torch_autocast"] = {"enabled": True, "dtype": "float16"}
     elif case.precision == "pure bf16":
         config["bf16"] = {
             "enabled": True,
@@ -70,7 +83,7 @@ def test_step_equals_the_reference(case: Case) -> None:
     assert worst["others"] <= case.tolerance
 
 
-def worst_errors(case: Case) -> dict[str, float]:
+def worst_errors(case: Case, mpu: Any = None) -> dict[str, float]:
     """Worst relative error of any parameter's update, over all steps."""
     build_twin, build = MODELS[case.model]
     twin, matrices = build_twin(), _matrices(case)
@@ -78,7 +91,7 @@ def worst_errors(case: Case) -> dict[str, float]:
     with deepspeed.zero.Init(config_dict_or_path=config, enabled=case.zero_init):
         model = build()
     _copy_weights(twin, model)
-    engine, *_ = deepspeed.initialize(model=model, config=config)
+    engine, *_ = deepspeed.initialize(model=model, config=config, mpu=mpu)
     recipe = RECIPES[case.optimizer]
     matrix_rule = replace(recipe.matrices, **case.rule)
     names = [name for name, _ in engine.module.named_parameters()]
@@ -101,7 +114,7 @@ def worst_errors(case: Case) -> dict[str, float]:
             deviation = after[name] - before[name] - expected
             relative = float(np.linalg.norm(deviation) / np.linalg.norm(expected))
             if case.precision == "pure bf16":
-                relative = float((np.abs(deviation) / _last_place(after[name])).max())
+                relative = in_last_places(deviation, after[name])
             kind = "matrices" if name in matrices else "others"
             # `max` would let a NaN pass.
             assert np.isfinite(relative), f"{case.name}: {name} at step {step}: {relative}"
@@ -118,6 +131,8 @@ def _matrices(case: Case) -> Mapping[str, Callable[[Array], list[Array]]]:
         return dict.fromkeys(MATRICES, whole)
     if case.model == "conditional":
         return dict.fromkeys(CONDITIONAL_MATRICES, whole)
+    if case.model.startswith("LLaMA"):
+        return dict.fromkeys(LLAMA_MATRICES, whole)
     return MATRICES_WITH_HEADS if "split" in case.params else MOE_MATRICES
 
 
@@ -147,11 +162,6 @@ def _assert_close(
     for name, gradient in expected.items():
         error = np.linalg.norm(actual[name] - gradient) / (np.linalg.norm(gradient) or 1.0)
         assert error < 1e-5, f"{case.name}: gradient of {name} is off by {error}"
-
-
-def _last_place(weight: np.ndarray) -> np.ndarray:
-    """What the last of bfloat16's 8 bits is worth; tiny weights count as 0.01."""
-    return 2.0 ** (np.floor(np.log2(np.maximum(np.abs(weight), 0.01))) - 7)
 
 
 def _copy_weights(source: nn.Module, target: nn.Module) -> None:
