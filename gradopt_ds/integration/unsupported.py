@@ -8,6 +8,7 @@ from deepspeed.runtime.pipe.module import PipelineModule
 from deepspeed.runtime.zero import utils as zero_utils
 from torch.optim import Optimizer
 
+from gradopt_ds.integration.parallel.experts_refused import REFUSED_WITH_EXPERTS
 from gradopt_ds.integration.registry import is_elementwise
 from gradopt_ds.optim import GradPower, MatrixOptimizer
 
@@ -28,11 +29,6 @@ def _optimizer_device(engine: Any) -> str:
 
 def _in_json(engine: Any, key: str) -> int:
     return int(engine._config._param_dict.get(key) or 1)
-
-
-def _has_auto_ep(engine: Any) -> bool:
-    settings = engine._config.expert_parallel_config
-    return settings is not None and bool(settings.enabled)
 
 
 REFUSED: tuple[Setting, ...] = (
@@ -109,19 +105,7 @@ REFUSED: tuple[Setting, ...] = (
         lambda e: max(e.sequence_parallel_size, _in_json(e, "sequence_parallel_size")) > 1,
     ),
     ("pipeline parallelism", lambda e: isinstance(e.module, PipelineModule)),
-    (
-        "DeepSpeed MoE layers at ZeRO stage 3",
-        lambda e: e.has_moe_layers and e.zero_optimization_partition_weights(),
-    ),
-    (
-        '"checkpoint": {"load_universal": true} with DeepSpeed MoE layers',
-        lambda e: e.has_moe_layers and e.load_universal_checkpoint(),
-    ),
-    (
-        '"bf16": {"bf16_master_weights_and_grads": true} with DeepSpeed MoE layers',
-        lambda e: e.has_moe_layers and e.bf16_master_weights_and_gradients(),
-    ),
-    ('"expert_parallel": {"enabled": true} (AutoEP)', _has_auto_ep),
+    *REFUSED_WITH_EXPERTS,
 )
 """What a message calls the setting, and whether an engine has it."""
 

@@ -19,6 +19,19 @@ def end_process(status: int = 0) -> NoReturn:
         status: of the process.
     """
     atexit._run_exitfuncs()  # which os._exit would leave out
+    if status == 0:
+        _finalize_mpi()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _finalize_mpi() -> None:
+    """Take leave of ``mpirun``, which else reports a finished run as failed.
+
+    mpi4py does so in the interpreter's teardown. All ranks wait for one another here, so a rank
+    that failed must not come: ``mpirun`` ends the others when it goes without taking leave.
+    """
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
+        mpi.Finalize()
