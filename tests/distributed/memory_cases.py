@@ -53,6 +53,8 @@ STAGES = [(0, "fp32"), (0, "bf16"), (1, "fp32"), (1, "bf16"), (1, "bf16-fp32-gra
           (3, "pure-bf16")]  # fmt: skip
 PARTITIONED = {"param_persistence_threshold": 500, "sub_group_size": 6000}
 SPREAD = {"expert_parallel": 2}
+CUT = {"tensor_parallel": 2}
+CUT_IN_THREE = {"tensor_parallel": 3}
 CASES = {
     1: [Case("llama", "SWAN", *stage) for stage in STAGES[::2]]
     + [

@@ -79,7 +79,7 @@ def measured(case: Case) -> dict[str, Any]:
     setup = Setup(
         stage=case.stage,
         precision=case.precision,
-        ranks=dist.get_world_size(),
+        ranks=dist.get_world_size() // case.more.get("tensor_parallel", 1),
         sequence_length=TOKENS,
         reduce_bucket_size=10**8 if case.shape == "60m" else BUCKET,
         **case.more,

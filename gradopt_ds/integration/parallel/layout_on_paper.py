@@ -37,5 +37,8 @@ def _column(
     *offsets, total = accumulate((flat.numel for flat in flats), initial=0)
     column = contiguous_layout(flats, offsets, slice_size(total, data), data)
     return column.split(
-        {name: [cuts[name].block(block, rank) for block in inside] for name, inside in blocks.items()}
+        {
+            name: [cuts[name].block(block, rank) for block in inside]
+            for name, inside in blocks.items()
+        }
     )

@@ -1,6 +1,7 @@
-"""Which parameters ``PipelineModule`` would give to which stage: from a model on the meta device."""
+"""Which parameters ``PipelineModule`` would give to which stage: from shapes, without processes."""
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from math import prod
 from typing import Literal
 
@@ -47,7 +48,7 @@ def pipeline_stages(
         bounds = partition_balanced([sum(counts[name] for name in own) for own in layers], stages)
     return [
         list(dict.fromkeys(name for layer in layers[start:stop] for name in layer))
-        for start, stop in zip(bounds, bounds[1:], strict=False)
+        for start, stop in pairwise(bounds)
     ]
 
 

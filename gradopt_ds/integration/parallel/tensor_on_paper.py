@@ -44,7 +44,7 @@ def tensor_cuts(model: nn.Module, size: int, preset: str | None = None) -> dict[
     cuts = {name: TensorCut(whole_shape(param)) for name, param in model.named_parameters()}
     if size == 1:
         return cuts
-    names = {param: name for name, param in model.named_parameters()}
+    names: dict[object, str] = {param: name for name, param in model.named_parameters()}
     for param_name, module, axis in _cut_modules(model, preset):
         weight = names[module.weight]  # a tied one has the name of the first module
         whole = cuts[weight].shape[axis]
