@@ -29,6 +29,8 @@ what is measured:
   of N bytes sends 2N(W-1)/W, an all-gather or reduce-scatter of N in all N(W-1)/W, an all-to-all
   what goes to others. Transient: the most bytes that the optimizer's own work allocates and still
   holds, beside its state. Both are counted in a step that is not timed.
+  Host: the CPU's time in the same two calls. Operations: of a whole step, forward pass included;
+  kernels on CUDA, elsewhere what torch dispatches. Allocated: the peak on a CUDA device.
   On CUDA devices the times are those of device events. Oracle GFLOP/s: the oracle's operations on
   the busiest rank over the whole step, so a lower bound of its speed.
 

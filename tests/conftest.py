@@ -14,6 +14,21 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from tests.compute_dtypes import compute_dtype  # noqa: E402
+from tests.distributed.plugin import (  # noqa: E402
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_pyfunc_call,
+    pytest_terminal_summary,
+    pytest_unconfigure,
+)
 from tests.repeatable import pytest_runtest_setup  # noqa: E402
 
-__all__ = ["compute_dtype", "pytest_runtest_setup"]
+__all__ = [
+    "compute_dtype",
+    "pytest_addoption",
+    "pytest_collection_modifyitems",
+    "pytest_pyfunc_call",
+    "pytest_runtest_setup",
+    "pytest_terminal_summary",
+    "pytest_unconfigure",
+]

@@ -1,6 +1,6 @@
 """What a checkpoint says about itself, and parameters ↔ slices. Plain data and torch, no files."""
 
-from gradopt_ds.checkpoint.compare import check_content, check_layout
+from gradopt_ds.checkpoint.compare import check_content, check_layout, check_stages
 from gradopt_ds.checkpoint.record import (
     FORMAT,
     KEY,
@@ -12,6 +12,7 @@ from gradopt_ds.checkpoint.record import (
     to_state,
 )
 from gradopt_ds.checkpoint.reslice import State, parameter_state, slice_state, split
+from gradopt_ds.checkpoint.stages import groups_of, joined, seen_from
 
 __all__ = [
     "FORMAT",
@@ -23,8 +24,12 @@ __all__ = [
     "State",
     "check_content",
     "check_layout",
+    "check_stages",
     "from_state",
+    "groups_of",
+    "joined",
     "parameter_state",
+    "seen_from",
     "slice_state",
     "split",
     "to_state",

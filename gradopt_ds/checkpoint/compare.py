@@ -7,6 +7,10 @@ from gradopt_ds.checkpoint.record import Record
 CONVERT = "gradopt-ds convert"
 """The command that makes a checkpoint loadable on other slices."""
 
+CONVERT_AND_LOAD = (
+    f'convert it ({CONVERT} IN OUT) and load it with "checkpoint": {{"load_universal": true}}'
+)
+
 WEIGHTS_ALONE = (
     "load the weights alone (load_module_only=True, load_optimizer_states=False; the model must be "
     "the same)"
@@ -36,6 +40,19 @@ def check_content(saved: Record, current: Record) -> None:
         )
 
 
+def check_stages(saved: Record, current: Record) -> None:
+    """Compare into how many pipeline stages the model is cut.
+
+    Raises:
+        ValueError: another number, and so other parameters on a rank.
+    """
+    if saved.pipeline_stages != current.pipeline_stages:
+        raise ValueError(
+            f"this checkpoint was saved by {saved.pipeline_stages} pipeline stages, and there are "
+            f"{current.pipeline_stages} now: {CONVERT_AND_LOAD} (ZeRO stage 1)"
+        )
+
+
 def check_layout(saved: Record, current: Record) -> None:
     """Compare how the parameters are cut into slices.
 
@@ -49,19 +66,17 @@ def check_layout(saved: Record, current: Record) -> None:
             f"this checkpoint was saved at ZeRO stage {saved.stage} and cannot be loaded at stage "
             f"{current.stage}: one of them has no slices"
         )
-    advice = (
-        f'convert it ({CONVERT} IN OUT) and load it with "checkpoint": {{"load_universal": true}}'
-    )
     if saved.ranks != current.ranks:
         raise ValueError(
             f"this checkpoint was saved by {saved.ranks} ranks, and there are {current.ranks} now: "
-            + advice
+            + CONVERT_AND_LOAD
         )
     if saved.slices != current.slices:
         raise ValueError(
             f"this checkpoint's slices are cut differently (ZeRO stage {saved.stage} then, "
             f"{current.stage} now; sub_group_size, round_robin_gradients, parameter_alignment and "
-            f"the accumulation data type matter too): set these back, or {advice}"
+            f"the accumulation data type matter too): set these back, or "
+            f"{CONVERT_AND_LOAD}"
         )
 
 

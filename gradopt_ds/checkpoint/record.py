@@ -86,6 +86,8 @@ class Record:
         ranks: over which slices are cut.
         groups: the parameter groups.
         slices: this rank's slices, in the order in which they are updated; none at stage 0.
+        pipeline_stages: into which the model is cut.
+        elsewhere: names of the parameters that other pipeline stages have, and this one has not.
     """
 
     optimizer: str
@@ -93,6 +95,8 @@ class Record:
     ranks: int
     groups: tuple[Group, ...]
     slices: tuple[Slice, ...] = ()
+    pipeline_stages: int = 1
+    elsewhere: tuple[str, ...] = ()
 
 
 def to_state(record: Record) -> dict[str, Any]:

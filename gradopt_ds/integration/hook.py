@@ -25,6 +25,10 @@ from gradopt_ds.integration.initial_weights import warn_of_default_weights
 from gradopt_ds.integration.log import log_on_rank_0, show_by_default
 from gradopt_ds.integration.optimizer_json import build_optimizer
 from gradopt_ds.integration.parallel import auto_ep
+from gradopt_ds.integration.parallel.pipeline_build import build_on_stages
+from gradopt_ds.integration.parallel.pipeline_norm import clip_by_the_whole_norm
+from gradopt_ds.integration.parallel.pipeline_ties import copy_ties, keep_copies_equal
+from gradopt_ds.integration.parallel.sequence import required_loss
 from gradopt_ds.integration.registry import canonical_name
 from gradopt_ds.integration.report import log_rules
 from gradopt_ds.integration.step_size import warn_of_adamw_rate
@@ -121,7 +125,10 @@ def _configure_basic_optimizer(original: Any, engine: Any, model_parameters: Any
         built: Optimizer = original(engine, model_parameters)
         return built
     _refuse_settings(engine, name)
-    return build_optimizer(name, engine.optimizer_params(), engine.module, model_parameters)
+    settings, module = engine.optimizer_params(), engine.module
+    if engine.pipeline_parallelism:
+        return build_on_stages(name, settings, module, model_parameters)
+    return build_optimizer(name, settings, module, model_parameters)
 
 
 def _refuse_settings(engine: Any, optimizer_name: str) -> None:
@@ -161,9 +168,14 @@ def _configure_optimizer(original: Any, engine: Any, *args: Any, **kwargs: Any) 
     if is_ours(optimizer):
         slices = read_slices(engine.optimizer, optimizer)
         log_on_rank_0(attach(engine, optimizer, slices))
+        if engine.sequence_parallel_size > 1:
+            log_on_rank_0(required_loss(engine))
         clear_unwritten_gradients(engine.optimizer)
         discard_on_zero_grad(engine.optimizer)
         record_in_state(engine, optimizer, slices)
+        if engine.pipeline_parallelism:
+            clip_by_the_whole_norm(engine)
+            keep_copies_equal(engine)
 
 
 def _load_checkpoint_of_one_tag(
@@ -174,6 +186,7 @@ def _load_checkpoint_of_one_tag(
         return original(engine, load_dir, tag, *args, **kwargs)
     tag = agree_on_tag(engine, load_dir, tag)
     loaded = original(engine, load_dir, tag, *args, **kwargs)
+    copy_ties(engine.module)
     warn_of_lr_without_schedule(engine)
     return loaded
 

@@ -22,6 +22,7 @@ from gradopt_ds.integration.registry import (
 from gradopt_ds.matrices import ExchangeSettings
 from gradopt_ds.optim import GradPower, MatrixOptimizer, matrix_param_groups
 from gradopt_ds.optim.aux_adamw import has_fused_kernel
+from gradopt_ds.optim.facts import ParameterFacts
 from gradopt_ds.optim.param_groups import MATRIX
 from gradopt_ds.optim.settings import AuxAdamW, Positive
 from gradopt_ds.optim.splits import Split
@@ -48,6 +49,7 @@ def build_optimizer(
     params: Mapping[str, Any] | None,
     model: nn.Module,
     model_parameters: Iterable[torch.Tensor] | Iterable[Mapping[str, Any]],
+    elsewhere: Sequence[ParameterFacts] = (),
 ) -> Optimizer:
     """Build the optimizer that a DeepSpeed JSON names.
 
@@ -57,6 +59,8 @@ def build_optimizer(
             attribute ``exchange``.
         model: the model, to tell matrices from other parameters.
         model_parameters: parameters or groups to update.
+        elsewhere: see :func:`gradopt_ds.optim.param_groups.assign_rules`. Whether the model has any
+            matrix is then for the caller to find out.
 
     Raises:
         ValueError: an unknown name or key, a value of wrong type or range, or a pattern that
@@ -66,17 +70,19 @@ def build_optimizer(
     settings = dict(params or {})
     refuse_auto(known or name, settings)
     if known == GRAD_POWER:
-        return _grad_power(settings, model, model_parameters)
+        return _grad_power(settings, model, model_parameters, elsewhere)
     if known is None:
         raise ValueError(f"unknown optimizer {name!r}; valid: {_list(names())}")
     entry = OPTIMIZERS[known]
     _refuse_unknown(known, settings, [*_valid_keys(entry.optimizer), "power"])
     power = _positive(known, "power", settings.pop("power", entry.power))
-    optimizer = _construct(known, entry, settings, model, model_parameters)
+    optimizer = _construct(known, entry, settings, model, model_parameters, elsewhere)
     return optimizer if entry.power == power == 1.0 else GradPower(optimizer, power)
 
 
-def _grad_power(settings: dict[str, Any], model: nn.Module, parameters: Any) -> Optimizer:
+def _grad_power(
+    settings: dict[str, Any], model: nn.Module, parameters: Any, elsewhere: Sequence[ParameterFacts]
+) -> Optimizer:
     _refuse_unknown(GRAD_POWER, settings, ["power", "base", *HANDED_ON])
     base = settings.get("base")
     if not isinstance(base, Mapping) or not isinstance(base.get("type"), str):
@@ -96,16 +102,21 @@ def _grad_power(settings: dict[str, Any], model: nn.Module, parameters: Any) -> 
     _checked(GRAD_POWER, AuxAdamW, {k: settings[k] for k in HANDED_ON if k in settings})
     base_settings = handed_on(label, settings, base_settings, valid)
     power = _positive(GRAD_POWER, "power", settings.get("power", POWER))
-    return GradPower(_construct(label, entry, base_settings, model, parameters), power)
+    return GradPower(_construct(label, entry, base_settings, model, parameters, elsewhere), power)
 
 
 def _construct(
-    label: str, entry: Entry, settings: dict[str, Any], model: nn.Module, parameters: Any
+    label: str,
+    entry: Entry,
+    settings: dict[str, Any],
+    model: nn.Module,
+    parameters: Any,
+    elsewhere: Sequence[ParameterFacts],
 ) -> Optimizer:
     settings = {**entry.defaults, **settings}
     try:
         if issubclass(entry.optimizer, MatrixOptimizer):
-            return _matrix_optimizer(entry.optimizer, settings, model, parameters)
+            return _matrix_optimizer(entry.optimizer, settings, model, parameters, elsewhere)
         if entry.optimizer is AdamW:
             settings = AuxAdamW(**settings).model_dump()
         build: Any = entry.optimizer
@@ -132,22 +143,28 @@ def _matrix_optimizer(
     settings: dict[str, Any],
     model: nn.Module,
     parameters: Any,
+    elsewhere: Sequence[ParameterFacts],
 ) -> MatrixOptimizer:
     exchange = {key: settings.pop(key) for key in EXCHANGE_KEYS & settings.keys()}
     patterns = {key: settings.pop(key, kind()) for key, kind in PATTERNS.items()}
     for key, value in patterns.items():
         _checked(key, PATTERNS[key], value)
-    groups = matrix_param_groups(model, parameters, **patterns)
-    if all(group["rule"] != MATRIX for group in groups):
-        raise ValueError(
-            f"{type(model).__name__} has no matrix for it, so that AdamW would update "
-            "everything: name matrices in `include` (weights of an nn.Linear are taken by "
-            "themselves, transformers' Conv1D of GPT-2 is not), or choose AdamW"
-        )
+    groups = matrix_param_groups(model, parameters, **patterns, elsewhere=elsewhere)
+    if not elsewhere and all(group["rule"] != MATRIX for group in groups):
+        raise without_matrices(model)
     build: Any = optimizer
     built: MatrixOptimizer = build(groups, **_with_aux(optimizer, settings))
     built.exchange = _checked("exchange", ExchangeSettings, exchange)
     return built
+
+
+def without_matrices(model: nn.Module) -> ValueError:
+    """Return what a matrix optimizer of a model without any matrix is refused with."""
+    return ValueError(
+        f"{type(model).__name__} has no matrix for it, so that AdamW would update "
+        "everything: name matrices in `include` (weights of an nn.Linear are taken by "
+        "themselves, transformers' Conv1D of GPT-2 is not), or choose AdamW"
+    )
 
 
 def _with_aux(optimizer: type[MatrixOptimizer], settings: dict[str, Any]) -> dict[str, Any]:

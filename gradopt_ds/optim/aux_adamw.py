@@ -85,7 +85,10 @@ def _step_in_float32(
     own = state[param]
     for moment in MOMENTS:
         own.setdefault(moment, torch.zeros_like(param, memory_format=torch.preserve_format))
-    step = own.setdefault("step", torch.zeros(()))
+    # Beside the weight, as the fused kernel wants it; a state saved without it has it on a CPU.
+    # Copied there in each step, it would have the CPU wait for the device.
+    step = own["step"].to(param.device) if "step" in own else torch.zeros((), device=param.device)
+    own["step"] = step
     tensors = [param.detach(), param.grad, *(own[moment] for moment in MOMENTS)]
     rows = max(1, CHUNK // max(1, param.shape[1:].numel()))
     for weight, gradient, *moments in zip(

@@ -33,6 +33,7 @@ class ParameterFacts:
         name: in the whole model.
         shape: of the whole parameter.
         owners: what the modules are that it belongs to; more than one if it is tied.
+        in_block: whether it lies in one of several numbered layers.
         stack: how the module itself says that the matrices of a 3-D stack are divided, and the
             reason that is given for it; ``None`` if it does not say.
     """
@@ -40,12 +41,8 @@ class ParameterFacts:
     name: str
     shape: tuple[int, ...]
     owners: frozenset[Owner]
+    in_block: bool
     stack: tuple[int, str] | None = None
-
-    @property
-    def in_block(self) -> bool:
-        """Tell whether it lies in one of several numbered layers."""
-        return any(part.isdigit() for part in self.name.split(".")[:-1])
 
 
 def whole_shape(param: Tensor) -> tuple[int, ...]:
@@ -78,8 +75,15 @@ def read_facts(model: nn.Module) -> dict[Tensor, ParameterFacts]:
             owners.add("router")
         shape, leaf = whole_shape(param), name.split(".")[-1]
         stack = stacked_experts(modules[param][0], leaf) if len(shape) == 3 else None
-        facts[param] = ParameterFacts(name, shape, frozenset(owners), stack)
+        facts[param] = ParameterFacts(
+            name, shape, frozenset(owners), in_numbered_layer(name), stack
+        )
     return facts
+
+
+def in_numbered_layer(name: str) -> bool:
+    """Tell whether a module on the way to a parameter has a number for its name."""
+    return any(part.isdigit() for part in name.split(".")[:-1])
 
 
 def _owner(module: nn.Module, head: nn.Module | None) -> Owner:

@@ -57,8 +57,9 @@ def assign_rules(
         split: glob pattern on parameter names → how the rows of a matrix, or of every matrix of a
             3-D stack, are divided into matrices: the number of equal parts, or the rows of each.
             Defaults: stacked experts of ``transformers`` as their module says, else one matrix.
-        elsewhere: of the model's parameters that other processes hold (pipeline stages). A
-            parameter's rule depends on all of them, and patterns may mean any.
+        elsewhere: facts of the model's parameters that other processes hold (pipeline stages). A
+            parameter's rule depends on all of them, and patterns may mean any. Of a parameter that
+            is here too they take the place of those read from ``model``.
 
     Returns:
         Parameter → assignment, in the order of ``model.named_parameters()``.
@@ -77,11 +78,12 @@ def assign_rules(
     if both := sorted(included & excluded):
         raise ValueError(f"both include and exclude match {listed(both)}")
     splits = splits_by_name(list(known), split or {})
-    defaults = default_assignments(known.values())
-    return {
-        param: _overridden(defaults[fact.name], included, excluded, splits.get(fact.name))
-        for param, fact in facts.items()
+    # Of the whole model, so that a mistake in any part of it is found by every process.
+    assignments = {
+        name: _overridden(assignment, included, excluded, splits.get(name))
+        for name, assignment in default_assignments(known.values()).items()
     }
+    return {param: assignments[fact.name] for param, fact in facts.items()}
 
 
 def matrix_param_groups(
@@ -91,6 +93,7 @@ def matrix_param_groups(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     split: Mapping[str, int | Sequence[int]] | None = None,
+    elsewhere: Sequence[ParameterFacts] = (),
 ) -> list[dict[str, Any]]:
     """Make the parameter groups for a matrix optimizer: each given group split by rule.
 
@@ -103,6 +106,7 @@ def matrix_param_groups(
         include: see :func:`assign_rules`.
         exclude: see :func:`assign_rules`.
         split: see :func:`assign_rules`.
+        elsewhere: see :func:`assign_rules`.
 
     Returns:
         Groups with the keys ``"rule"`` (``"matrix"`` or ``"aux"``) and ``"assignments"``
@@ -111,7 +115,7 @@ def matrix_param_groups(
     Raises:
         ValueError: see :func:`assign_rules`; or a parameter is not one of the model's.
     """
-    assignments = assign_rules(model, include, exclude, split)
+    assignments = assign_rules(model, include, exclude, split, elsewhere)
     groups: list[dict[str, Any]] = []
     for group in _as_groups(model.parameters() if params is None else params):
         trainable = [param for param in group["params"] if param.requires_grad]

@@ -68,7 +68,11 @@ def weights(engine: Any) -> dict[str, Tensor]:
 
 
 def whole_state(engine: Any) -> dict[str, Tensor]:
-    """Masters and elementwise state of every parameter, whole: the slices of all ranks joined."""
+    """Masters and elementwise state of every parameter, whole: the slices of all ranks joined.
+
+    Of a pipeline stage: the slices of the ranks that have it.
+    """
+    ranks = engine.optimizer.dp_process_group
     names = {param: name for name, param in engine.module.named_parameters()}
     state = {}
     for slice_, members in _slices(engine.optimizer):
@@ -76,8 +80,8 @@ def whole_state(engine: Any) -> dict[str, Tensor]:
         for key, tensor in tensors.items():
             if tensor.shape != slice_.shape:
                 continue
-            parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-            dist.all_gather(parts, tensor.contiguous())
+            parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size(ranks))]
+            dist.all_gather(parts, tensor.contiguous(), group=ranks)
             for param, whole_from in members:
                 state[f"{names[param]}.{key}"] = whole_from(parts)
     return state

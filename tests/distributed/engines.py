@@ -79,7 +79,8 @@ def train(engine: Any, steps: range) -> None:
     """Take optimizer steps, with the accumulation that the engine is set to."""
     for step in steps:
         for micro in range(engine.gradient_accumulation_steps()):
-            engine.backward(engine(micro_batch(step, micro, dist.get_rank())))
+            tokens = micro_batch(step, micro, dist.get_rank()).to(engine.device)
+            engine.backward(engine(tokens))
             engine.step()
 
 

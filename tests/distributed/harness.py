@@ -13,6 +13,32 @@ Body = Callable[..., None]
 
 FOLDER_VARIABLE = "DISTRIBUTED_TESTS_FOLDER"
 """Where ``folder`` is, in the environment of the ranks."""
+BACKEND_VARIABLE = "DISTRIBUTED_TESTS_BACKEND"
+"""What the ranks communicate by."""
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """What the ranks run on."""
+
+    accelerator: str = "cpu"
+    """Under DeepSpeed's name."""
+    backend: str = "gloo"
+    devices: int = 1
+    """Of the accelerator; several ranks may share one."""
+
+    def environment(self, rank: int) -> dict[str, str]:
+        """What a rank's process is told."""
+        device = rank if self.accelerator == "cpu" else rank % self.devices
+        return {
+            "DS_ACCELERATOR": self.accelerator,
+            BACKEND_VARIABLE: self.backend,
+            "RANK": str(rank),
+            "LOCAL_RANK": str(device),
+        }
+
+
+CPU = Place()
 
 
 @dataclass(frozen=True)
@@ -42,10 +68,17 @@ class Job:
         return declaration(self.body).dying
 
     @property
-    def order(self) -> tuple[int, int, bool]:
-        """What needs nothing first; then by the number of ranks; last what ends a process."""
+    def place(self) -> Place:
+        """What its ranks run on."""
+        return declaration(self.body).place
+
+    @property
+    def order(self) -> tuple[int, bool, Place, int, bool]:
+        """What needs nothing first, on the CPU first; last what ends a process."""
         needs = self.needs
-        return (needs.order[0] + 1 if needs else 0, self.ranks, self.dying is not None)
+        other = self.place != CPU
+        rank = needs.order[0] + 1 if needs else 0
+        return (rank, other, self.place, self.ranks, self.dying is not None)
 
 
 @dataclass(frozen=True)
@@ -54,6 +87,7 @@ class Declaration:
 
     dying: int | None = None
     needs: Callable[[int, Any], Job] | None = None
+    place: Place = CPU
 
 
 def declaration(body: Body) -> Declaration:
@@ -67,6 +101,7 @@ def distributed(
     cases: Sequence[Any] | Mapping[int, Sequence[Any]] | None = None,
     dying: int | None = None,
     needs: Callable[[int, Any], Job] | None = None,
+    place: Place = CPU,
 ) -> Callable[[Body], Body]:
     """Make a test of a function that every rank runs: one for each number of ranks and case.
 
@@ -75,6 +110,7 @@ def distributed(
         cases: arguments of the body, for all numbers of ranks alike or by number of ranks.
         dying: the rank that ends its process in the body; the others pass by returning.
         needs: takes the number of ranks and the case; returns a job that must have run before.
+        place: what the ranks run on.
 
     Raises:
         ValueError: two tests would have one name.
@@ -86,7 +122,7 @@ def distributed(
         raise ValueError(f"several cases are called {sorted(twice)}")
 
     def declare(body: Body) -> Body:
-        body.declaration = Declaration(dying, needs)  # type: ignore[attr-defined]
+        body.declaration = Declaration(dying, needs, place)  # type: ignore[attr-defined]
         parametrized = pytest.mark.parametrize(("ranks", "case"), pairs, ids=ids)(body)
         # The body takes no ranks, and not always a case; pytest is content if a fixture does.
         return pytest.mark.usefixtures("ranks", "case")(parametrized)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gradopt_ds.experiments.common.shared_memory import free_shared_memory
-from tests.distributed.harness import FOLDER_VARIABLE, Job, Outcome
+from tests.distributed.harness import CPU, FOLDER_VARIABLE, Job, Outcome, Place
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -46,13 +46,17 @@ class Ranks:
         count: of ranks.
         folder: which all jobs share.
         job_seconds: after which a job counts as hanging.
+        place: what they run on.
 
     Raises:
         StartError: with the end of the logs.
     """
 
-    def __init__(self, count: int, folder: Path, job_seconds: float = JOB_SECONDS) -> None:
+    def __init__(
+        self, count: int, folder: Path, job_seconds: float = JOB_SECONDS, place: Place = CPU
+    ) -> None:
         self.count = count
+        self.place = place
         self.is_running = True
         self._job_seconds = job_seconds
         self._logs = tempfile.TemporaryDirectory()
@@ -69,7 +73,7 @@ class Ranks:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._pipes: list[Connection] = []
         for rank in range(count):
-            self._start(rank, {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            self._start(rank, {**environment, **place.environment(rank)})
         outcomes = self._answers(START_SECONDS)
         if failure := failure_of(outcomes):
             self.stop()

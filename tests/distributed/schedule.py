@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.distributed.harness import Job
+from tests.distributed.harness import Job, Place
 from tests.distributed.launch import Ranks, StartError, Verdict
 
 
@@ -26,7 +26,7 @@ class Schedule:
         self._verdicts: dict[str, Verdict] = {}
         self._folder = tempfile.TemporaryDirectory()
         self._ranks: Ranks | None = None
-        self._cannot_start: dict[int, str] = {}
+        self._cannot_start: dict[tuple[int, Place], str] = {}
 
     def verdict(self, job: Job) -> Verdict:
         """What became of a job, and first of all that come before it."""
@@ -44,14 +44,16 @@ class Schedule:
     def _run(self, job: Job) -> Verdict:
         if job.needs and self._verdicts[job.needs.name].failure:
             return Verdict(f"{job.needs.name} has failed, and this test needs what it leaves")
-        if job.ranks in self._cannot_start:
-            return Verdict(self._cannot_start[job.ranks])
-        if self._ranks and self._ranks.is_running and self._ranks.count != job.ranks:
-            self._ranks.stop()
+        wanted = (job.ranks, job.place)
+        if wanted in self._cannot_start:
+            return Verdict(self._cannot_start[wanted])
+        ranks = self._ranks
+        if ranks and ranks.is_running and (ranks.count, ranks.place) != wanted:
+            ranks.stop()
         try:
             if not self._ranks or not self._ranks.is_running:
-                self._ranks = Ranks(job.ranks, Path(self._folder.name))
+                self._ranks = Ranks(job.ranks, Path(self._folder.name), place=job.place)
         except StartError as error:
-            self._cannot_start[job.ranks] = str(error)
+            self._cannot_start[wanted] = str(error)
             return Verdict(str(error))
         return self._ranks.run(job)

@@ -5,6 +5,7 @@
 
 import faulthandler
 import gc
+import os
 import random
 import reprlib
 import signal
@@ -19,7 +20,7 @@ from deepspeed.accelerator import get_accelerator
 
 import gradopt_ds  # noqa: F401  (registers the optimizers)
 from gradopt_ds.experiments.common.process_end import end_process
-from tests.distributed.harness import Job, Outcome, take_recorded
+from tests.distributed.harness import BACKEND_VARIABLE, Job, Outcome, take_recorded
 
 
 def main() -> None:
@@ -28,9 +29,11 @@ def main() -> None:
     # How `launch.py` ends a rank that hangs: it prints where, and dies.
     faulthandler.register(signal.SIGUSR1, all_threads=False, chain=True)
     torch.set_num_threads(1)
-    # Emulated on this CPU, and refused by DeepSpeed for that reason; the arithmetic is right.
-    get_accelerator().is_fp16_supported = lambda: True
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    if get_accelerator().device_name() == "cpu":
+        # Emulated on this CPU, and refused by DeepSpeed for that reason; the arithmetic is right.
+        get_accelerator().is_fp16_supported = lambda: True
+    get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
+    deepspeed.init_distributed(dist_backend=os.environ[BACKEND_VARIABLE], verbose=False)
     pipe = Connection(int(sys.argv[1]))
     pipe.send(Outcome())
     while True:

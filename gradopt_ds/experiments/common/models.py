@@ -71,11 +71,22 @@ def _refuse_unknown_keys(path: Path, kind: str, values: Mapping[str, Any]) -> No
 
 
 def build(
-    config: PretrainedConfig, seed: int, dtype: torch.dtype = torch.float32
+    config: PretrainedConfig,
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
 ) -> PreTrainedModel:
-    """Return the model with weights that depend on the arguments only."""
+    """Return the model with weights that depend on the arguments only.
+
+    Args:
+        config: of the model.
+        seed: of the weights.
+        dtype: of the weights.
+        device: where they are drawn; a GPU draws other ones than the CPU, and billions in no time.
+    """
     torch.manual_seed(seed)
-    model = _fresh(config, dtype)
+    with torch.device(device):
+        model = _fresh(config, dtype)
     model.config.use_cache = False
     model.train()
     return model

@@ -40,6 +40,8 @@ def start_processes() -> None:
     # DeepSpeed prints on every rank that it built its CPU communication.
     with contextlib.redirect_stdout(io.StringIO()):
         deepspeed.init_distributed(auto_mpi_discovery=by_mpi)
+    # DeepSpeed does so when an engine is built; collectives before would all take the first device.
+    get_accelerator().set_device(int(os.environ.get("LOCAL_RANK", 0)))
 
 
 def print_on_rank_0(message: str) -> None:

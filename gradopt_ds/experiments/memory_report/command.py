@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from gradopt_ds.experiments.common import extra
@@ -17,7 +18,7 @@ with extra.required():
     from gradopt_ds.experiments.common.paths import MODELS, find_model
     from gradopt_ds.experiments.common.tables import Table, show
     from gradopt_ds.experiments.memory_report import figure, report
-    from gradopt_ds.experiments.memory_report.largest import largest
+    from gradopt_ds.experiments.memory_report.largest import largest, write_shape
     from gradopt_ds.experiments.memory_report.measure import measure
     from gradopt_ds.experiments.memory_report.settings import (
         EstimateSettings,
@@ -85,6 +86,10 @@ def _estimate(settings: EstimateSettings) -> int:
             name: largest(block, settings.setup, int(settings.card * report.GIB))
             for name, block in settings.blocks.items()
         }
+        for name, size in facts["largest"].items():
+            if size is not None:
+                shape = write_shape(size["hidden_size"], _file_of(settings, name))
+                facts["largest"][name] = {**size, "model": str(shape)}
     path = settings.output / "estimate"
     table = Table(report.ESTIMATED, rows, title)
     report.write(table, facts, path)
@@ -96,13 +101,17 @@ def _estimate(settings: EstimateSettings) -> int:
             "none of the family fits"
             if size is None
             else f"{size['parameters'] / 1e9:.2f}B parameters (hidden {size['hidden_size']}, "
-            f"{size['layers']} layers)"
+            f"{size['layers']} layers): {size['model']}"
         )
         console.print(
             f"largest LLaMA on {settings.card:g} GiB with {name}: {text}", highlight=False
         )
     console.print(f"written: {path}.json, .csv, .md, .png", highlight=False)
     return 0
+
+
+def _file_of(settings: EstimateSettings, name: str) -> Path:
+    return settings.output / f"largest_{name.replace(': ', '_')}.json"
 
 
 def _measure(settings: MeasureSettings) -> int:
@@ -115,6 +124,7 @@ def _measure(settings: MeasureSettings) -> int:
     table = Table(report.MEASURED, rows, title)
     facts = {"settings": settings.model_dump(mode="json"), "ranks": results, "refused": refused}
     report.write(table, facts, path)
+    figure.draw_measured(rows, title, path.with_suffix(".png"))
     show(table)
     for name, ranks in results.items():
         console.print(
@@ -122,7 +132,7 @@ def _measure(settings: MeasureSettings) -> int:
             f"{max(rank['building'] for rank in ranks) / report.GIB:.2f} GiB",
             highlight=False,
         )
-    console.print(f"written: {path}.json, .csv, .md", highlight=False)
+    console.print(f"written: {path}.json, .csv, .md, .png", highlight=False)
     for message in refused:
         print(f"error: {message}", file=sys.stderr)
     return 2 if refused else 0

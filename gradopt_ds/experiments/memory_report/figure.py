@@ -1,4 +1,4 @@
-"""The figure of an estimate: what fills the memory at its peak, one bar per optimizer."""
+"""The figures: what fills the memory at its estimated peak, and peaks estimated and measured."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,5 +48,30 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.1)
     axes.set(xlabel="GiB per rank at the peak", title=title)
+    axes.grid(axis="y", visible=False)
+    figures.save(figure, path)
+
+
+def draw_measured(rows: Sequence[Row], title: str, path: Path) -> None:
+    """Draw the peaks of every optimizer's rank 0, estimated and measured, GiB.
+
+    Args:
+        rows: of a measurement; there may be none.
+        title: of the figure.
+        path: of the file.
+    """
+    peaks = [row for row in rows if row["category"] == "peak" and row["rank"] == 0]
+    figure, (axes,) = figures.panels(1, size=(8, max(2.5, 1.2 + 0.7 * len(peaks))))
+    for shift, (key, color) in enumerate({"estimated": "#bbbbbb", "measured": "#4477aa"}.items()):
+        places = [number + 0.4 * shift for number in range(len(peaks))]
+        sizes = [row[key] / GIB for row in peaks]
+        bars = axes.barh(places, sizes, height=0.36, color=color, label=key)
+        axes.bar_label(bars, fmt="%.2f", padding=2)
+    axes.set_yticks([number + 0.2 for number in range(len(peaks))])
+    axes.set_yticklabels([row["optimizer"] for row in peaks])
+    axes.legend(loc="lower right", fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.set(xlabel="GiB at the peak", title=title)
     axes.grid(axis="y", visible=False)
     figures.save(figure, path)

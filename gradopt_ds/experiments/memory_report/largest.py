@@ -1,7 +1,9 @@
 """The largest LLaMA that fits a card, of a family interpolated between the known sizes."""
 
+import json
 from bisect import bisect_right
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
@@ -34,6 +36,22 @@ def shape(hidden: int) -> PretrainedConfig:
         max_position_embeddings=4096,
         tie_word_embeddings=False,
     )
+
+
+def write_shape(hidden: int, path: Path) -> Path:
+    """Write the LLaMA of this hidden size as a model's JSON, to be measured or trained.
+
+    Args:
+        hidden: size.
+        path: of the file; its directory is made if it is missing.
+    """
+    config = shape(hidden)
+    values = {"model_type": config.model_type, **config.to_diff_dict()}
+    known = ("transformers_version", "architectures")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({key: value for key, value in values.items() if key not in known}, indent=2)
+    path.write_text(text + "\n")
+    return path
 
 
 def largest(optimizer: Mapping[str, Any], setup: Setup, card: int) -> dict[str, int] | None:

@@ -51,7 +51,7 @@ def run(settings: MeasureSettings) -> dict[str, Any]:
     before, imported = existing_tensors(), resident_bytes() if device.type == "cpu" else 0
     reset_peak(device)
     shape = models.model_config(settings.model, None, setup.sequence_length)
-    model = models.build(shape, seed=0, dtype=setup.dtypes.weights)
+    model = models.build(shape, seed=0, dtype=setup.dtypes.weights, device=device)
     if setup.checkpointing:
         model.gradient_checkpointing_enable()
     engine, *_ = deepspeed.initialize(

@@ -1,14 +1,16 @@
 """The oracles that are compared, and torch's own Newton-Schulz beside them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from deepspeed.runtime.zero.muon import original_muon
 from torch import Tensor
 from torch.optim import _muon
 
 from gradopt_ds.ops import make_oracle
 from gradopt_ds.ops.oracles.newton_schulz import MUON, quintic_flops
+from gradopt_ds.ops.oracles.precision import DTYPES
 
 BASELINE = "newton_schulz 5"
 TORCH_MUON = "torch.optim.Muon's"
@@ -50,11 +52,35 @@ class Candidate:
     flops: Callable[[int, int], int]
 
 
-def candidates() -> list[Candidate]:
-    """List all of them, the baseline first."""
+def candidates(dtypes: Sequence[str] = ()) -> list[Candidate]:
+    """List all of them, the baseline first.
+
+    Args:
+        dtypes: compute dtypes in which oracles also run that offer them and have none in their
+            name.
+    """
     oracles = {name: make_oracle(spec) for name, spec in SPECS.items()}
+    for name, spec in SPECS.items():
+        for dtype in dtypes:
+            if "dtype" not in spec and DTYPES[dtype] in oracles[name].dtypes:
+                oracles[f"{name} {dtype}"] = make_oracle({**spec, "dtype": dtype})
     ours = [Candidate(name, oracle, oracle.flops) for name, oracle in oracles.items()]
     return [*ours, Candidate(TORCH_MUON, torch_muon, _quintic_flops)]
+
+
+def deepspeed_candidates() -> list[Candidate]:
+    """List DeepSpeed's two; torch compiles them when they are first called, for every shape."""
+    gram = make_oracle("gram_newton_schulz")
+    return [
+        Candidate("DeepSpeed's standard", _deepspeed(original_muon.zeropower_via_newtonschulz5),
+                  _quintic_flops),
+        Candidate("DeepSpeed's gram", _deepspeed(original_muon.zeropower_via_gram_newtonschulz),
+                  gram.flops),
+    ]  # fmt: skip
+
+
+def _deepspeed(iteration: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda g: iteration(g, steps=5).float()
 
 
 def torch_muon(g: Tensor) -> Tensor:

@@ -1,13 +1,13 @@
 """Errors of a polar factor, and times taken in turns."""
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from gradopt_ds.experiments.common.device_time import timed
 from gradopt_ds.experiments.oracle_benchmark.candidates import BASELINE, Candidate
 from gradopt_ds.experiments.oracle_benchmark.matrices import Case
 from gradopt_ds.ops import nuclear_norm
@@ -83,9 +83,12 @@ def measure(
         for candidate in chosen:
             progress(candidate.name)
             u, spent = timed(candidate.run, matrix)
-            seconds[candidate.name].append(spent)
             if round_ == 0:
-                errors[candidate.name] = deviations(u.cpu(), case)
+                errors[candidate.name] = deviations(u.to(case.truth.device), case)
+                if device.type == "cuda":
+                    # The first call also loads kernels, and compiles what is to be compiled.
+                    u, spent = timed(candidate.run, matrix)
+            seconds[candidate.name].append(spent)
     unit = statistics.median(seconds[BASELINE])
     return [
         Row(
@@ -118,17 +121,3 @@ def deviations(u: Tensor, case: Case) -> tuple[float, float, float]:
     nuclear = (estimate.double() / case.nuclear - 1).flatten()
     worst = nuclear[nuclear.abs().argmax()]
     return float(orthogonality.max()), float(direction.max()), float(worst)
-
-
-def timed(run: Callable[[Tensor], Tensor], matrix: Tensor) -> tuple[Tensor, float]:
-    """Return the result and its time, by the device's own clock where it has one."""
-    if matrix.device.type != "cuda":
-        started = time.perf_counter()
-        result = run(matrix)
-        return result, time.perf_counter() - started
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    result = run(matrix)
-    end.record()
-    torch.cuda.synchronize()
-    return result, begin.elapsed_time(end) / 1e3

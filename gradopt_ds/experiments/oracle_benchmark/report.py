@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from gradopt_ds.experiments.common import figures, provenance, tables
+from gradopt_ds.experiments.common.product_rate import best_rate
 from gradopt_ds.experiments.common.tables import GFLOP, GFLOP_PER_SECOND, Column, Table
 from gradopt_ds.experiments.oracle_benchmark.measure import Row
 
@@ -27,11 +28,14 @@ RESULTS = (
     Column("seconds", "seconds", ".4f"),
     Column("flops", "", ".2f", GFLOP),
     Column("flops_per_second", "", ".1f", GFLOP_PER_SECOND),
+    Column("of_peak", "% of peak", ".1f"),
 )
 
 
 def write(rows: Sequence[Row], total: Sequence[Row], folder: Path, device: str) -> None:
     """Write ``oracles.csv``, ``.md``, ``.json`` and ``.png``.
+
+    The peak is the rate of one large product in the dtype that the device is fastest in.
 
     Args:
         rows: of single cases.
@@ -39,28 +43,37 @@ def write(rows: Sequence[Row], total: Sequence[Row], folder: Path, device: str) 
         folder: where to; made if missing.
         device: its name, for the record.
     """
-    facts = {"device": device, "threads": torch.get_num_threads()}
-    records = [_record(row) for row in (*rows, *total)]
+    facts: dict[str, Any] = {
+        "device": device, "threads": torch.get_num_threads(), **best_rate(torch.device(device))
+    }  # fmt: skip
+    peak = facts["peak_flops_per_second"]
+    records = [_record(row, peak) for row in (*rows, *total)]
     provenance.write_json(folder / "oracles.json", {**facts, "rows": records})
     (folder / "oracles.csv").write_text(tables.csv_text(Table((*CASE, *RESULTS), records)))
     head = ", ".join(f"{key}: {value}" for key, value in {**facts, **_origin()}.items())
-    (folder / "oracles.md").write_text(f"# Oracles\n\n{head}\n{markdown([*total, *rows])}")
+    (folder / "oracles.md").write_text(f"# Oracles\n\n{head}\n{markdown([*total, *rows], peak)}")
     draw(rows, folder / "oracles.png")
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """Write a table for each case."""
+def markdown(rows: Sequence[Row], peak: float) -> str:
+    """Write a table for each case.
+
+    Args:
+        rows: of all cases.
+        peak: floating-point operations per second.
+    """
     cases: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for row in rows:
-        cases.setdefault((row.shape, row.size, row.spectrum), []).append(_record(row))
+        cases.setdefault((row.shape, row.size, row.spectrum), []).append(_record(row, peak))
     return "".join(
         f"\n## {shape} ({size}), {spectrum}\n\n{tables.markdown(Table(RESULTS, members))}"
         for (shape, size, spectrum), members in cases.items()
     )
 
 
-def _record(row: Row) -> dict[str, Any]:
-    return {**asdict(row), "flops_per_second": row.flops_per_second}
+def _record(row: Row, peak: float) -> dict[str, Any]:
+    rate = row.flops_per_second
+    return {**asdict(row), "flops_per_second": rate, "of_peak": 100 * rate / peak}
 
 
 def _origin() -> dict[str, Any]:

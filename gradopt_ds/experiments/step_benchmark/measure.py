@@ -12,12 +12,14 @@ from torch.utils._pytree import tree_leaves
 
 from gradopt_ds.experiments.common import models
 from gradopt_ds.experiments.step_benchmark.collectives import CollectiveCounter
+from gradopt_ds.experiments.step_benchmark.operations import operations
 from gradopt_ds.experiments.step_benchmark.optimizers import Candidate
 from gradopt_ds.experiments.step_benchmark.settings import BenchSettings
 from gradopt_ds.experiments.step_benchmark.stopwatch import Stopwatch
 from gradopt_ds.integration.zero.attributes import BUCKETS, MUON_METHODS
 from gradopt_ds.memory import optimizer_state_bytes
 from gradopt_ds.memory.allocations import PeakBytes
+from gradopt_ds.memory.moments import peak_bytes, reset_peak
 from gradopt_ds.optim import GradPower, MatrixOptimizer, base_of
 from gradopt_ds.sharding import ShardedMatrixMap
 
@@ -33,6 +35,9 @@ class Counts:
         state: bytes of optimizer state.
         peak: most bytes that the optimizer has allocated and holds at a time, beside its state.
         flops: oracle FLOPs by the plan's count; 0 for optimizers that have no plan.
+        operations: of a whole step, forward pass included, see :mod:`.operations`.
+        allocated: most bytes that a CUDA device had allocated in a timed step, forward pass
+            included; None elsewhere.
     """
 
     calls: dict[str, int]
@@ -41,6 +46,8 @@ class Counts:
     state: int
     peak: int
     flops: int
+    operations: int
+    allocated: int | None
 
 
 @dataclass(frozen=True)
@@ -50,12 +57,14 @@ class Measurement:
     Attributes:
         backward: milliseconds of ``engine.backward`` on the slowest rank.
         total: milliseconds of ``engine.backward`` and ``engine.step`` on the slowest rank.
+        host: milliseconds that the CPU of rank 0 was busy with the two.
         losses: rank 0's; equal wherever weights and batch are.
         counts: of every rank, from a step that is not timed.
     """
 
     backward: list[float] = field(default_factory=list)
     total: list[float] = field(default_factory=list)
+    host: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     counts: list[dict[str, Any]] = field(default_factory=list)
 
@@ -72,19 +81,25 @@ def measure(candidate: Candidate, settings: BenchSettings, count: bool) -> Measu
     tokens = _tokens(engine.module.config.vocab_size, settings.tokens, engine.device)
     measured = Measurement()
     _step(engine, tokens)
+    reset_peak(engine.device)
     for _ in range(settings.steps):
-        loss, (backward, total) = _step(engine, tokens)
+        loss, (backward, total), host = _step(engine, tokens)
         measured.backward.append(backward)
         measured.total.append(total)
+        measured.host.append(host)
         measured.losses.append(loss)
+    allocated = peak_bytes(engine.device) if engine.device.type == "cuda" else None
     if count:
-        measured.counts.extend(_gathered(_counted(engine, tokens, settings.stage)))
+        launched = operations(lambda: _step(engine, tokens), engine.device)
+        counts = _counted(engine, tokens, settings.stage, launched, allocated)
+        measured.counts.extend(_gathered(counts))
     _release(engine)
     return measured
 
 
 def _build(candidate: Candidate, settings: BenchSettings) -> Any:
-    model = models.build(models.model_config(settings.model, None, settings.tokens), seed=0)
+    config = models.model_config(settings.model, None, settings.tokens)
+    model = models.build(config, seed=0, device=get_accelerator().current_device_name())
     engine, *_ = deepspeed.initialize(
         model=model,
         model_parameters=model.parameters(),
@@ -98,17 +113,19 @@ def _tokens(vocabulary: int, length: int, device: torch.device) -> torch.Tensor:
     return torch.randint(vocabulary, (1, length), generator=generator).to(device)
 
 
-def _step(engine: Any, tokens: torch.Tensor) -> tuple[float, list[float]]:
+def _step(engine: Any, tokens: torch.Tensor) -> tuple[float, list[float], float]:
     loss = engine(input_ids=tokens, labels=tokens).loss
     watch = Stopwatch(engine.device)
     engine.backward(loss)
     watch.mark()
     engine.step()
     watch.mark()
-    return loss.item(), watch.milliseconds()
+    return loss.item(), watch.milliseconds(), watch.host_milliseconds()
 
 
-def _counted(engine: Any, tokens: torch.Tensor, stage: int) -> Counts:
+def _counted(
+    engine: Any, tokens: torch.Tensor, stage: int, launched: int, allocated: int | None
+) -> Counts:
     optimizer = engine.basic_optimizer
     peak = PeakBytes(engine.device)
     peak.during(optimizer, "step")
@@ -132,6 +149,8 @@ def _counted(engine: Any, tokens: torch.Tensor, stage: int) -> Counts:
         state=optimizer_state_bytes(optimizer),
         peak=peak.most,
         flops=sum(exchange.plan.flops[exchange.rank] for exchange in exchanges.values()),
+        operations=launched,
+        allocated=allocated,
     )
 
 

@@ -10,7 +10,8 @@ BASELINE = "AdamW"
 DEEPSPEED_MUON = "DeepSpeedMuon"
 MUON = "MatrixMuon"
 OURS = tuple(OPTIMIZERS)
-NAMES = (BASELINE, DEEPSPEED_MUON, *OURS)
+FUSED_ADAM = "FusedAdam"
+NAMES = (BASELINE, FUSED_ADAM, DEEPSPEED_MUON, *OURS)
 
 LR = 1e-20
 """So small that no weight moves: every step of every optimizer sees the same gradients."""
@@ -60,6 +61,9 @@ def candidates(name: str, stage: int, oracle: str | None) -> list[Candidate]:
     """
     if name == BASELINE:
         return [Candidate(name, {"type": "AdamW", "params": {"lr": LR, "fused": True, **ADAM}})]
+    if name == FUSED_ADAM:
+        # DeepSpeed compiles its kernel when it is first used.
+        return [Candidate(name, {"type": "AdamW", "params": {"lr": LR}})]
     if name == DEEPSPEED_MUON:
         # Stage 3 refuses its Muon with `reduce_scatter`, which is DeepSpeed's default.
         return [

@@ -24,6 +24,9 @@ COLUMNS = (
     Column("state_mb", "state MB", two_digits),
     Column("peak_mb", "transient MB", two_digits),
     Column("oracle_gflops_per_second", "oracle GFLOP/s", two_digits),
+    Column("host_ms", "host ms", two_digits),
+    Column("operations", "operations"),
+    Column("allocated_mb", "allocated MB", two_digits),
 )
 
 
@@ -32,7 +35,8 @@ def make_rows(results: Sequence[dict[str, Any]]) -> list[Row]:
 
     ``step_ms`` is the median of backward and step together, less the baseline's median backward;
     ``spread_ms`` half the distance between the quartiles; bytes, and the FLOPs of the oracle, are
-    those of the rank with the most; MB are 10^6 bytes.
+    those of the rank with the most; MB are 10^6 bytes. ``host_ms`` is the CPU's time in backward
+    and step, nothing taken off.
 
     Args:
         results: as :func:`gradopt_ds.experiments.step_benchmark.worker.run` returns them.
@@ -46,6 +50,7 @@ def make_rows(results: Sequence[dict[str, Any]]) -> list[Row]:
             "step_ms": step[name],
             "spread_ms": _half_quartile_distance(samples[name]["total"]),
             "backward_ms": statistics.median(samples[name]["backward"]),
+            "host_ms": statistics.median(samples[name]["host"]),
             "to_deepspeed_muon": (
                 step[name] / step[DEEPSPEED_MUON] if DEEPSPEED_MUON in step else None
             ),
@@ -78,6 +83,10 @@ def _counted(ranks: Sequence[dict[str, Any]], step_ms: float) -> Row:
         "state_mb": max(rank["state"] for rank in ranks) / 1e6,
         "peak_mb": max(rank["peak"] for rank in ranks) / 1e6,
         "oracle_gflops_per_second": flops / step_ms / 1e6 if flops else None,
+        "operations": max(rank["operations"] for rank in ranks),
+        "allocated_mb": (
+            max(rank["allocated"] for rank in ranks) / 1e6 if ranks[0]["allocated"] else None
+        ),
     }
 
 

@@ -16,6 +16,7 @@ class Stopwatch:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._marks: list[float | torch.cuda.Event] = []
+        self._host: list[float] = []
         dist.barrier()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
@@ -23,12 +24,20 @@ class Stopwatch:
 
     def mark(self) -> None:
         """End one part and begin the next."""
+        self._host.append(time.perf_counter())
         if self._device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)
             event.record()
             self._marks.append(event)
         else:
             self._marks.append(time.perf_counter())
+
+    def host_milliseconds(self) -> float:
+        """Return the time from the start to the last mark on this rank's CPU.
+
+        On a GPU it has by then queued the work, and waited where it asked for results.
+        """
+        return 1e3 * (self._host[-1] - self._host[0])
 
     def milliseconds(self) -> list[float]:
         """Return the times from the start to each mark, on the slowest rank of all."""

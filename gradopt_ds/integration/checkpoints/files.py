@@ -9,6 +9,7 @@ import torch.distributed as dist
 from deepspeed.utils import groups
 
 from gradopt_ds.integration.checkpoints.universal_files import listed_files, read_common
+from gradopt_ds.integration.parallel.pipeline_ties import layer_files
 
 MODEL_AND_STATE = "*_states.pt"
 """DeepSpeed's names of the files with weights and of those with optimizer state."""
@@ -43,9 +44,9 @@ class Wanted:
 def files_to_verify(engine: Any, folder: Path, wanted: Wanted) -> list[Path]:
     """Return the files that this rank answers for, so that every file is read through once.
 
-    A file that one rank alone loads is its own business. What all ranks load is shared out among
-    them; with ``use_node_local_storage`` every node has its own copy, and every rank verifies all
-    that it loads.
+    A file that one rank alone loads is its own business. What all ranks load, or all of one
+    pipeline stage, is shared out among them; with ``use_node_local_storage`` every node has its own
+    copy, and every rank verifies all that it loads.
 
     Args:
         engine: the engine that is about to load.
@@ -58,7 +59,9 @@ def files_to_verify(engine: Any, folder: Path, wanted: Wanted) -> list[Path]:
     own, common = _files(engine, folder, wanted)
     if engine.use_node_local_storage():
         return [*own, *common]
-    return [*own, *common[dist.get_rank() :: dist.get_world_size()]]
+    # What is common to all ranks, or to those of a pipeline stage.
+    group = engine.mpu.get_data_parallel_group() if engine.pipeline_parallelism else None
+    return [*own, *common[dist.get_rank(group) :: dist.get_world_size(group)]]
 
 
 def optimizer_file(engine: Any, folder: Path) -> Path:
@@ -74,7 +77,7 @@ def optimizer_file(engine: Any, folder: Path) -> Path:
 
 
 def _files(engine: Any, folder: Path, wanted: Wanted) -> tuple[list[Path], Sequence[Path]]:
-    """Return what this rank alone loads, and what all load, in one order."""
+    """Return what this rank alone loads, and what others load too, in one order."""
     parent, tag = str(folder.parent), folder.name
     if engine.load_universal_checkpoint():
         models = map(Path, engine._get_all_ckpt_names(parent, tag))
@@ -85,4 +88,6 @@ def _files(engine: Any, folder: Path, wanted: Wanted) -> tuple[list[Path], Seque
     state = optimizer_file(engine, folder)
     cut = engine.zero_optimization_partition_weights()
     own = [model] * cut + [state] * (wanted.state and state != model)
+    if engine.pipeline_parallelism:
+        return own, [model, *layer_files(engine.module, folder)]
     return own, [model] * (not cut) + sorted(folder.glob("layer_*_expert_*_model_states.pt"))

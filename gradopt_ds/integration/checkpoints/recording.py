@@ -1,6 +1,7 @@
 """Write down, beside the optimizer's state, what it holds."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch.distributed as dist
@@ -10,6 +11,7 @@ from torch.optim import Optimizer
 
 from gradopt_ds.checkpoint import KEY, Fragment, Group, Record, Slice, to_state
 from gradopt_ds.integration.parallel.experts import Place, places
+from gradopt_ds.integration.parallel.pipeline import of_all_stages
 from gradopt_ds.integration.zero.slicing import ZeroSlice
 from gradopt_ds.optim import GradPower, base_of
 from gradopt_ds.optim.resumed_settings import settings_of
@@ -35,7 +37,7 @@ def record_in_state(engine: Any, optimizer: Optimizer, slices: Sequence[ZeroSlic
 
 
 def make_record(engine: Any, optimizer: Optimizer, slices: Sequence[ZeroSlice]) -> Record:
-    """Return what an optimizer holds on this rank (see :func:`record_in_state`)."""
+    """Return what an optimizer holds on this rank (see :func:`record_in_state`). Collective."""
     placed = places(engine.module)
     weights = [
         [weight for slice_ in slices if slice_.group == index for weight in slice_.weights]
@@ -43,10 +45,12 @@ def make_record(engine: Any, optimizer: Optimizer, slices: Sequence[ZeroSlice]) 
         else _whole_weights(engine.optimizer, index)
         for index in range(len(optimizer.param_groups))
     ]
+    here = {name: None for each in weights for w in each for name in placed[w].counterparts}
+    stages = of_all_stages(engine.module, list(here))
     return Record(
         optimizer=_described(optimizer),
         stage=int(engine.zero_optimization_stage()),
-        ranks=engine.dp_world_size,
+        ranks=engine.seq_dp_world_size,
         groups=tuple(
             Group(
                 group.get("rule", "elementwise"),
@@ -60,6 +64,8 @@ def make_record(engine: Any, optimizer: Optimizer, slices: Sequence[ZeroSlice]) 
             for group, members in zip(optimizer.param_groups, weights, strict=True)
         ),
         slices=tuple(_slice(slice_, placed) for slice_ in slices),
+        pipeline_stages=len(stages),
+        elsewhere=tuple(name for name in chain.from_iterable(stages) if name not in here),
     )
 
 

@@ -16,7 +16,10 @@ from gradopt_ds.checkpoint import (
     State,
     check_content,
     check_layout,
+    check_stages,
     from_state,
+    groups_of,
+    seen_from,
     slice_state,
 )
 from gradopt_ds.checkpoint.compare import WEIGHTS_ALONE
@@ -78,12 +81,13 @@ def load_universal(engine: Any, folder: Path, load_optimizer_states: bool) -> No
             "files that are missing can go unnoticed"
         )
     optimized = {name for group in record.groups for name in group.parameters}
+    current = from_state(base_state(state))
+    param_groups = common["param_groups"]
+    if engine.pipeline_parallelism:
+        param_groups = [param_groups[index] for index in groups_of(record, current)]
     with same_end():
-        slices = [
-            (layout, _slice_state(folder, layout))
-            for layout in from_state(base_state(state)).slices
-        ]
-        others = list(_other_tensors(engine.module, optimized, folder))
+        slices = [(layout, _slice_state(folder, layout)) for layout in current.slices]
+        others = list(_other_tensors(engine, optimized, folder))
     # A loss scale that adapts to fp16 has no business in bf16 or fp32.
     keeps_scale = common.get("dynamic_loss_scale") == state.get("dynamic_loss_scale")
     keys = [key for key in SHARED if keeps_scale or key not in LOSS_SCALE]
@@ -91,7 +95,7 @@ def load_universal(engine: Any, folder: Path, load_optimizer_states: bool) -> No
     # wrapper.load_state_dict takes the states of all ranks, and looks at its own.
     states: list[Any] = [None] * dist.get_world_size(wrapper.dp_process_group)
     states[dist.get_rank(wrapper.dp_process_group)] = replace_slices(
-        {**state, **saved}, slices, common["param_groups"]
+        {**state, **saved}, slices, param_groups
     )
     wrapper.load_state_dict(
         state_dict_list=states,
@@ -135,6 +139,10 @@ def _check_record(engine: Any, folder: Path, wanted: Wanted) -> None:
         refuse_another_precision(saved_state, state)
         saved = from_state(base_state(saved_state))
     current = from_state(base_state(state))
+    if universal and engine.pipeline_parallelism:
+        saved = seen_from(saved, current)
+    elif not universal:
+        check_stages(saved, current)
     check_content(saved, current)
     if wanted.state:
         optimizer = base_of(engine.basic_optimizer)
@@ -198,7 +206,7 @@ def _slice_state(folder: Path, layout: Slice) -> State:
 
 
 def _other_tensors(
-    module: nn.Module, optimized: Container[str], folder: Path
+    engine: Any, optimized: Container[str], folder: Path
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield frozen parameters and buffers, which DeepSpeed's universal loading leaves as they are.
 
@@ -206,8 +214,10 @@ def _other_tensors(
         Each, and what was saved of it, whole.
 
     Raises:
-        ValueError: a tensor has another shape; frozen experts, which are not among what is saved.
+        ValueError: another shape was saved; or they are experts', or of a model with pipeline
+            stages, of which they are not saved.
     """
+    module: nn.Module = engine.module
     absent = []
     for name, tensor in chain(module.named_parameters(), _persistent_buffers(module)):
         if name in optimized:
@@ -225,6 +235,11 @@ def _other_tensors(
         if saved.shape != (shape := whole_shape(tensor)):
             raise ValueError(f"{file} has shape {tuple(saved.shape)} and {name!r} {tuple(shape)}")
         yield tensor, saved
+    if absent and engine.pipeline_parallelism:
+        raise ValueError(
+            "frozen parameters and buffers of a model with pipeline stages are not in a universal "
+            f"checkpoint, and could not be restored: {', '.join(absent)}"
+        )
     if absent:
         log_on_rank_0(f"not in the checkpoint, and left as they are: {', '.join(absent)}")
 

@@ -4,6 +4,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,15 @@ from deepspeed.checkpoint.constants import (
 from deepspeed.utils.zero_to_fp32 import get_model_state_files, get_optim_files
 from torch import Tensor
 
-from gradopt_ds.checkpoint import KEY, Record, State, from_state, parameter_state, to_state
+from gradopt_ds.checkpoint import (
+    KEY,
+    Record,
+    State,
+    from_state,
+    joined,
+    parameter_state,
+    to_state,
+)
 from gradopt_ds.integration.checkpoints.intact import require_intact
 from gradopt_ds.integration.checkpoints.universal_files import (
     CONTENTS,
@@ -55,21 +64,17 @@ def convert(source: Path, target: Path) -> None:
     if target.exists():
         raise FileExistsError(f"{target} exists: remove it, or write to another folder")
     rank_files = _rank_files(source)
-    for file in (*rank_files, *get_model_state_files(str(source))):
+    for file in (*rank_files, *get_model_state_files(str(source)), *source.glob("layer_*")):
         require_intact(Path(file))
-    ranks = [_loaded(file)[OPTIMIZER_STATE_DICT] for file in rank_files]
-    records = [from_state(base_state(state)) for state in ranks]
-    if len(ranks) != records[0].ranks:
-        raise ValueError(
-            f"{source} was saved by {records[0].ranks} ranks and holds files of {len(ranks)}"
-        )
+    stages = _stages(source, rank_files)
+    whole = joined([ranks[0].record for ranks in stages])
     unfinished = target.with_name(f"{target.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     contents = {}
-    for name, state in chain(_optimized(ranks, records), _others(source, records[0])):
+    for name, state in chain(_optimized(stages), _others(source, whole)):
         write_parameter(unfinished, name, state)
         contents[name] = state.keys
-    write_common(unfinished, {**_common(ranks[0], records[0]), CONTENTS: contents})
+    write_common(unfinished, {**_common(stages, whole), CONTENTS: contents})
     _write_model_files(source, unfinished)
     unfinished.rename(target)
     (target.parent / "latest_universal").write_text(target.name)
@@ -109,17 +114,44 @@ def _loaded(file: str | Path) -> dict[str, Any]:
     return loaded
 
 
-def _optimized(
-    ranks: Sequence[Mapping[str, Any]], records: Sequence[Record]
-) -> Iterator[tuple[str, State]]:
-    holders = [
-        holder
-        for state, record in zip(ranks, records, strict=True)
-        for holder in slice_states(state, record.slices)
-    ]
-    for group in records[0].groups:
-        for name, shape in group.parameters.items():
-            yield name, parameter_state(name, shape, holders)
+@dataclass(frozen=True)
+class Saved:
+    """What one rank has saved: the state of its wrapper, and the record in it."""
+
+    state: Mapping[str, Any]
+    record: Record
+
+
+def _stages(source: Path, files: Sequence[str]) -> list[list[Saved]]:
+    """Return what the ranks of each pipeline stage have saved, in order; one stage without any.
+
+    Raises:
+        ValueError: files are missing, or there are files of another run.
+    """
+    stages: dict[str, list[Saved]] = {}
+    for file in files:
+        state = _loaded(file)[OPTIMIZER_STATE_DICT]
+        # DeepSpeed's "model-parallel rank" is the stage.
+        stage = Path(file).name.partition("_mp_rank_")[2]
+        stages.setdefault(stage, []).append(Saved(state, from_state(base_state(state))))
+    record = next(iter(stages.values()))[0].record
+    wanted = record.ranks * record.pipeline_stages
+    if len(files) != wanted or any(len(ranks) != record.ranks for ranks in stages.values()):
+        raise ValueError(f"{source} was saved by {wanted} ranks and holds files of {len(files)}")
+    return [stages[stage] for stage in sorted(stages)]
+
+
+def _optimized(stages: Sequence[Sequence[Saved]]) -> Iterator[tuple[str, State]]:
+    written: set[str] = set()
+    for ranks in stages:
+        holders = [
+            holder for rank in ranks for holder in slice_states(rank.state, rank.record.slices)
+        ]
+        for group in ranks[0].record.groups:
+            for name, shape in group.parameters.items():
+                if name not in written:  # of a tied layer the copy on the first stage
+                    yield name, parameter_state(name, shape, holders)
+                written.add(name)
 
 
 def _others(source: Path, record: Record) -> Iterator[tuple[str, State]]:
@@ -127,6 +159,8 @@ def _others(source: Path, record: Record) -> Iterator[tuple[str, State]]:
     files = map(Path, get_model_state_files(str(source)))
     # An expert's file has its weights alone, and those are in the optimizer's state.
     models = [_loaded(file) for file in files if not file.match(EXPERT_FILES)]
+    if models[0]["module"] is None:
+        return  # Pipeline stages: what their files hold has no names of the whole model.
     module, optimized = models[0]["module"], {n for g in record.groups for n in g.parameters}
     if record.stage < 3:
         aliases = models[0]["shared_params"] or {}
@@ -144,18 +178,31 @@ def _joined(name: str, shape: torch.Size, models: Sequence[Mapping[str, Any]]) -
     return torch.cat(chunks)[: shape.numel()].view(shape)
 
 
-def _common(state: Mapping[str, Any], record: Record) -> dict[str, Any]:
-    without_slices = Record(record.optimizer, record.stage, record.ranks, record.groups)
+def _common(stages: Sequence[Sequence[Saved]], whole: Record) -> dict[str, Any]:
+    state = stages[0][0].state
     return {
-        KEY: to_state(without_slices),
-        "param_groups": base_state(state)["param_groups"],
+        KEY: to_state(whole),
+        "param_groups": _param_groups([ranks[0] for ranks in stages], whole),
         **{key: state[key] for key in SHARED if key in state},
     }
+
+
+def _param_groups(stages: Sequence[Saved], whole: Record) -> list[dict[str, Any]]:
+    if len(stages) == 1:
+        groups: list[dict[str, Any]] = base_state(stages[0].state)["param_groups"]
+        return groups
+    by_rule = {
+        group.get("rule", "elementwise"): group
+        for saved in reversed(stages)
+        for group in base_state(saved.state)["param_groups"]
+    }
+    return [by_rule[group.rule] for group in whole.groups]
 
 
 def _write_model_files(source: Path, target: Path) -> None:
     """Return the engine's counters and schedule, for any ZeRO stage; the weights are elsewhere."""
     file = next(source / name for name in MODEL_FILES if (source / name).is_file())
-    state = {**_loaded(file), "module": {}, FROZEN_PARAM_FRAGMENTS: None}
+    # DeepSpeed compares the number of pipeline stages with that of files: one is for all of them.
+    state = {**_loaded(file), "module": {}, FROZEN_PARAM_FRAGMENTS: None, "mp_world_size": 1}
     for name in MODEL_FILES:
         torch.save(state, target / name)

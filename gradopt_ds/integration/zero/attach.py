@@ -1,8 +1,10 @@
 """Hand the finished ZeRO wrapper's layout to the optimizer."""
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import Any
 
 import torch
@@ -12,9 +14,11 @@ from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gradopt_ds.integration.checkpoints.verdict import same_end
+from gradopt_ds.integration.parallel.pipeline import of_all_stages
 from gradopt_ds.integration.zero.slicing import ZeroSlice, holds_whole
 from gradopt_ds.integration.zero.verification import verify
-from gradopt_ds.matrices import Block, WholeMatrixMap
+from gradopt_ds.matrices import Block, ExchangeSettings, WholeMatrixMap
 from gradopt_ds.optim import MatrixOptimizer, base_of
 from gradopt_ds.optim.param_groups import MATRIX
 from gradopt_ds.sharding import Exchange, Plan, ShardedMatrixMap, make_plan
@@ -47,7 +51,10 @@ def attach(engine: Any, optimizer: Optimizer, slices: Sequence[ZeroSlice]) -> st
     names = {param: name for name, param in engine.module.named_parameters()}
     groups = optimizer.param_groups
     slices = [slice_ for slice_ in slices if groups[slice_.group]["rule"] == MATRIX]
-    plans = _plans(base, slices, names)
+    matrices = [names[weight] for slice_ in slices for weight in slice_.weights]
+    _check_strategies(base.exchange, chain.from_iterable(of_all_stages(engine.module, matrices)))
+    with same_end() if engine.pipeline_parallelism else nullcontext():
+        plans = _plans(base, slices, names)
     base.matrix_map = ShardedMatrixMap(
         {
             slice_.tensor: Exchange(
@@ -59,7 +66,9 @@ def attach(engine: Any, optimizer: Optimizer, slices: Sequence[ZeroSlice]) -> st
             for slice_, plan in zip(slices, plans, strict=True)
         }
     )
-    return _summary(type(base).__name__, plans) + _lost_steps(slices, groups)
+    here: Counter[str] = Counter(chain.from_iterable(plan.strategies for plan in plans))
+    counts = sum(of_all_stages(engine.module, here), Counter())
+    return _summary(type(base).__name__, counts) + _lost_steps(slices, groups)
 
 
 def _blocks_of_masters(
@@ -74,16 +83,18 @@ def _blocks_of_masters(
     }
 
 
+def _check_strategies(settings: ExchangeSettings, matrices: Iterable[str]) -> None:
+    names = list(matrices)
+    for pattern in settings.exchange_strategy:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(f"exchange_strategy pattern {pattern!r} matches no matrix")
+
+
 def _plans(
     base: MatrixOptimizer,
     slices: Sequence[ZeroSlice],
     names: Mapping[Tensor, str],
 ) -> list[Plan]:
-    settings = base.exchange
-    matrices = [names[weight] for slice_ in slices for weight in slice_.weights]
-    for pattern in settings.exchange_strategy:
-        if not any(fnmatchcase(name, pattern) for name in matrices):
-            raise ValueError(f"exchange_strategy pattern {pattern!r} matches no matrix")
     plans = []
     loads: dict[dist.ProcessGroup, list[int]] = defaultdict(list)
     whole_weights = [slice_.layout(names) for slice_ in slices]
@@ -92,7 +103,7 @@ def _plans(
         layout = weights.split({names[weight]: base.blocks[weight] for weight in slice_.weights})
         # Slices of one step share the load: the owners of the next are the idle ones.
         load = loads[slice_.process_group] or [0] * layout.world_size
-        plan = make_plan(layout, base.oracle, settings, load)
+        plan = make_plan(layout, base.oracle, base.exchange, load)
         loads[slice_.process_group] = [a + b for a, b in zip(load, plan.flops, strict=True)]
         _check_equal_on_all_ranks(plan.digest(), slice_)
         plans.append(plan)
@@ -109,10 +120,8 @@ def _check_equal_on_all_ranks(digest: int, slice_: ZeroSlice) -> None:
         )
 
 
-def _summary(algorithm: str, plans: Sequence[Plan]) -> str:
-    local, owner, gram = (
-        sum(plan.count(strategy) for plan in plans) for strategy in ("local", "owner", "gram")
-    )
+def _summary(algorithm: str, counts: Mapping[str, int]) -> str:
+    local, owner, gram = counts["local"], counts["owner"], counts["gram"]
     return (
         f"{algorithm} on ZeRO slices: {local} of {local + owner + gram} matrices lie whole on one "
         f"rank, {owner} are cut and put together on one owner each"

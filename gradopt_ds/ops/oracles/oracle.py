@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gradopt_ds.matrices.row_shards import WHOLE, RowShards
 from gradopt_ds.ops.norms import norm
-from gradopt_ds.ops.oracles.precision import DTYPES, default_compute_dtype
+from gradopt_ds.ops.oracles.precision import DTYPES, default_compute_dtype, full_float32
 from gradopt_ds.ops.oracles.symmetric import symmetric_matmul
 
 
@@ -75,8 +75,8 @@ class Oracle(ABC):
             raise ValueError(f"expected floating [..., m, n], got {g.dtype} {list(g.shape)}")
         if across is not WHOLE and not self.row_shards:
             raise ValueError(f"oracle {self.name} needs all rows of a matrix in one place")
-        # Autocast would multiply in half precision what is asked for in float32.
-        with torch.no_grad(), torch.autocast(g.device.type, enabled=False):
+        # Autocast and TF32 would multiply in half precision what is asked for in float32.
+        with torch.no_grad(), torch.autocast(g.device.type, enabled=False), full_float32():
             return self._polar_factor(g, across)
 
     def _polar_factor(self, g: Tensor, across: RowShards) -> Tensor:

@@ -27,6 +27,7 @@ EXPERIMENTS = {
     "matrix_problems": {"common"},
     "memory_report": {"common"},
     "exchange_plan": {"common"},
+    "gpu_report": {"common"},
 }
 """Experiment → the experiments that it may import."""
 

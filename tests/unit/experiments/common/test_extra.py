@@ -24,7 +24,8 @@ for script in sys.argv[2:]:
         print(script, end.code)
 """
 NAMES = (
-    "bench_oracles", "bench_step", "compare", "matrix_problems", "memory", "plan", "pretrain",
+    "bench_oracles", "bench_step", "compare", "gpu_summary", "matrix_problems", "memory", "plan",
+    "pretrain",
 )  # fmt: skip
 SCRIPTS = [str(ROOT / f"scripts/{name}.py") for name in NAMES]
 """Those of the experiments; the others make the documentation."""

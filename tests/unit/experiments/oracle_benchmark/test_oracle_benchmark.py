@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from gradopt_ds.experiments.common import product_rate
+from gradopt_ds.experiments.oracle_benchmark import matrices
 from gradopt_ds.experiments.oracle_benchmark.candidates import (
     BASELINE,
     TORCH_MUON,
@@ -47,6 +49,35 @@ def test_the_truth_of_every_case() -> None:
         rank = min(first.shape) // 4 if sample.spectrum == "rank-deficient" else None
         truth = sample.truth.reshape(-1, *first.shape)[0]
         assert error(truth, polar(first, rank)) < 1e-6
+
+
+@pytest.mark.parametrize("spectrum", [s for s in SPECTRA if s != "condition 1e6"])
+def test_the_truth_of_a_large_matrix(spectrum: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By eigenvectors where an SVD takes too long."""
+    monkeypatch.setattr(matrices, "BY_EIGENVECTORS", 1)
+    for shape in ((24, 24), (40, 16), (3, 16, 40)):
+        (sample,) = cases({"": shape}, (spectrum,))
+        first = sample.matrix.reshape(-1, *shape[-2:])[0]
+        rank = min(first.shape) // (4 if spectrum == "rank-deficient" else 1)
+        assert error(sample.truth.reshape(-1, *first.shape)[0], polar(first, rank)) < 1e-7
+        assert sample.nuclear.flatten()[0] == pytest.approx(
+            float(torch.linalg.svdvals(first.double())[:rank].sum())
+        )
+
+
+def test_oracles_in_several_dtypes() -> None:
+    names = [candidate.name for candidate in candidates(["float16"])]
+    assert names[0] == BASELINE
+    assert "polar_express 8 float16" in names
+    assert not {"eigh float16", "eigh float32 float16", "adaptive float16"} & set(names)
+
+
+def test_the_rate_of_a_large_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(product_rate, "timed", lambda run, x: (run(x), 0.5))
+    monkeypatch.setattr(product_rate, "ON_CPU", 16)
+    assert product_rate.best_rate(CPU) == {
+        "peak_dtype": "float32", "peak_flops_per_second": 2 * 16**3 / 0.5
+    }  # fmt: skip
 
 
 def test_errors_of_a_known_deviation() -> None:

@@ -13,9 +13,12 @@ from gradopt_ds.experiments.step_benchmark.settings import BenchSettings
 
 
 def measurements(backward: list[float], total: list[float], flops: int = 0) -> list[dict[str, Any]]:
-    count = {"calls": {"a": 2, "b": 1}, "sent": {"a": 2e6}, "state": 10, "peak": 5, "flops": flops}
-    counted = {"backward": backward[:1], "total": total[:1], "counts": [count]}
-    return [counted, {"backward": backward[1:], "total": total[1:], "counts": []}]
+    count = {
+        "calls": {"a": 2, "b": 1}, "sent": {"a": 2e6}, "state": 10, "peak": 5, "flops": flops,
+        "operations": 7, "allocated": 3_000_000,
+    }  # fmt: skip
+    counted = {"backward": backward[:1], "total": total[:1], "host": [4], "counts": [count]}
+    return [counted, {"backward": backward[1:], "total": total[1:], "host": [6, 8], "counts": []}]
 
 
 RESULTS = [
@@ -50,10 +53,10 @@ def test_the_files_say_the_same(tmp_path: Path) -> None:
     assert table.title == "tiny, ZeRO 3, 2 ranks, fp32: one optimizer step, per rank"
     write(table, settings)
     assert (tmp_path / "bench_step.md").read_text().splitlines()[-1] == (
-        "| MatrixMuon |  | 20 | 17 | 0.33 | 2.00 | 2.00 | 3 | 0.00 | 0.00 | 50 |"
+        "| MatrixMuon |  | 20 | 17 | 0.33 | 2.00 | 2.00 | 3 | 0.00 | 0.00 | 50 | 6.00 | 7 | 3.00 |"
     )
     assert (tmp_path / "bench_step.csv").read_text().splitlines()[2] == (
-        "DeepSpeedMuon,,60,0.5,1.0,6.0,2.0,3,1e-05,5e-06,"
+        "DeepSpeedMuon,,60,0.5,1.0,6.0,2.0,3,1e-05,5e-06,,6,7,3.0"
     )
     facts = json.loads((tmp_path / "bench_step.json").read_text())
     assert facts["settings"]["stage"] == 3 and facts["versions"]["torch"]

@@ -1,4 +1,7 @@
-"""Lets pytest run the bodies that ``harness.distributed`` declares, each on all its ranks."""
+"""Lets pytest run the bodies that ``harness.distributed`` declares, each on all its ranks.
+
+``tests/conftest.py`` hands these hooks to pytest, for every folder of tests.
+"""
 
 import pytest
 
@@ -25,7 +28,9 @@ def job_of(item: pytest.Item) -> Job | None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     jobs = {item: job for item in items if (job := job_of(item))}
     items.sort(key=lambda item: (item in jobs, *(jobs[item].order if item in jobs else ())))
-    config.stash[SCHEDULE] = Schedule(jobs.values())
+    config.stash[SCHEDULE] = Schedule(
+        job for item, job in jobs.items() if not item.get_closest_marker("skip")
+    )
 
 
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
