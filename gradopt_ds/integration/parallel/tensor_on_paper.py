@@ -99,7 +99,8 @@ def _rules(model: nn.Module, preset: str | None) -> AutoTPConfig:
     try:
         specs = TPPlanConverter.convert(_get_hf_tp_plan(model))
     except ValueError as error:
-        raise ValueError(f"AutoTP refuses a {kind}: {error}. Or name a preset of AutoTP") from None
+        why = str(error).rstrip(".")
+        raise ValueError(f"AutoTP refuses a {kind}: {why}; or name a preset of AutoTP") from None
     if specs is None:
         raise ValueError(
             f"transformers has no plan for tensor parallelism of a {kind}, and what AutoTP would "
