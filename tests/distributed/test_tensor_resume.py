@@ -16,12 +16,12 @@ from tests.distributed.engines import SWAN_PARAMS, assert_raises, config
 from tests.distributed.engines import start as start_data_parallel
 from tests.distributed.harness import distributed
 from tests.distributed.observe import masters
+from tests.distributed.parallel_state import groups_put_back
 from tests.distributed.tensor_engines import TensorCase, start, train
 from tests.distributed.tensor_model import (
     MODELS,
     build_llama,
     joined,
-    separate_parallelism,
     tensor_batch,
 )
 from tests.reference import Array
@@ -51,7 +51,7 @@ def other_start(case: TensorCase) -> Any:
 @distributed(2, 4, cases={2: RESUMED, 4: RESUMED[2:3]})
 def test_a_resume_is_bit_equal(case: TensorCase) -> None:
     """Save, load into an engine that has gone another way, go on: as if never broken."""
-    with separate_parallelism():
+    with groups_put_back():
         unbroken = start(case)
         train(unbroken, range(HALF))
         path = own_folder(f"tensor {case.name}")
@@ -71,10 +71,10 @@ def test_another_number_of_tensor_ranks_is_refused() -> None:
     """On all ranks, before anything is overwritten."""
     case = TensorCase("SWAN", 2)
     path = own_folder("tensor ranks")
-    with separate_parallelism():
+    with groups_put_back():
         engine = start(case)
         engine.save_checkpoint(path, tag="one")
-    with separate_parallelism():
+    with groups_put_back():
         elsewhere = start(replace(case, tensor=4, model="LLaMA uneven"))
         before = weights(elsewhere)
         assert_raises(
@@ -105,7 +105,7 @@ def whole_masters(engine: Any, case: TensorCase) -> dict[str, Array]:
 def test_universal_goes_on_with_other_tensor_ranks() -> None:
     """From 2 x 2 ranks to 4 x 1 and to 1 x 4: the same weights and state, and the same steps."""
     path = own_folder("tensor universal")
-    with separate_parallelism():
+    with groups_put_back():
         engine = start(MOVED)
         train(engine, range(HALF))
         engine.save_checkpoint(path, tag="half")
@@ -116,7 +116,7 @@ def test_universal_goes_on_with_other_tensor_ranks() -> None:
         convert(Path(path, "half"), Path(path, "universal"))
     dist.barrier()
     universal = {"checkpoint": {"load_universal": True}}
-    with separate_parallelism():
+    with groups_put_back():
         moved = replace(MOVED, tensor=4, extra=universal)
         elsewhere = other_start(moved)
         elsewhere.load_checkpoint(path, tag="universal")
