@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from gradopt_ds.matrices.arrangement import Arrangement
 
 
@@ -44,3 +46,14 @@ class Block:
         if self.arrangement is None:
             return ((self.rows, self.columns),)
         return self.arrangement.shapes(self.rows, self.columns)
+
+    def matrices(self, flat: Tensor) -> list[Tensor]:
+        """Return each matrix ``[outputs, inputs]``; a copy where its rows do not lie together.
+
+        Args:
+            flat: a flattened parameter, or what is laid out like it.
+        """
+        stored = flat[self.where].view(self.rows, self.columns)
+        if self.arrangement is None:
+            return [stored]
+        return [view.flatten(0, 1) for view in self.arrangement.views(stored)]

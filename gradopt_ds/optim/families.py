@@ -86,7 +86,8 @@ def _mamba2(m: Any) -> Inside:
 
 def _delta_net(m: Any) -> Inside:
     value = m.num_v_heads // m.num_k_heads * m.head_v_dim
-    return _per_head(m.num_k_heads, m.head_k_dim, m.head_k_dim, value, value)
+    reason = "queries, keys, values and gate, head by head"
+    return _per_head(m.num_k_heads, m.head_k_dim, m.head_k_dim, value, value, reason=reason)
 
 
 MLA = (

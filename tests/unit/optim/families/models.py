@@ -119,7 +119,7 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "gpt_oss",
         {**MIXTURE, "layer_types": ["full_attention", "full_attention"]},
     ),
-    "CodeGen": ("CausalLM", "codegen", {**GPT, "rotary_dim": 4}),
+    "CodeGen": ("CausalLM", "codegen", {**GPT, "n_head": 8, "rotary_dim": 4}),
     "OPT": ("CausalLM", "opt", {"ffn_dim": 48, "word_embed_proj_dim": 32}),
     "Bloom": ("CausalLM", "bloom", {"n_layer": 2, "n_head": 4}),
     "Falcon, new": (
@@ -158,7 +158,7 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
             "n_heads": 4,
             "n_layers": 2,
             "max_seq_len": 64,
-            "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 1e4},
+            "attn_config": {"kv_n_heads": 2, "clip_qkv": 1e4, "rope_theta": 1e4},
             "ffn_config": {"ffn_hidden_size": 20, "moe_num_experts": 4, "moe_top_k": 2},
         },
     ),
@@ -216,7 +216,7 @@ def build(family: str, device: str = "meta") -> nn.Module:
     numbers = {k: v for k, v in BASE.items() if k in known} | numbers
     automatic = getattr(transformers, f"AutoModelFor{kind}" if kind else "AutoModel")
     config = AutoConfig.for_model(name, **numbers)
-    config._attn_implementation = "eager"
+    config._attn_implementation = config._experts_implementation = "eager"
     with torch.device(device):
         model: nn.Module = automatic.from_config(config)
     return model

@@ -35,7 +35,8 @@ def described(block: Block) -> str:
     kind = "columns" if own.transposed else "rows"
     if len(shapes) == 1:
         return f"{shapes[0]} in {kind}"
-    where = f"{groups} groups of {kind} {'+'.join(map(str, own.sizes))}"
+    sizes = "+".join(map(str, own.sizes))
+    where = f"{kind} {sizes}" if groups == 1 else f"{groups} groups of {kind} {sizes}"
     return f"({' + '.join(shapes)} in {where})"
 
 
