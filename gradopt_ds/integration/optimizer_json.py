@@ -141,8 +141,8 @@ def _matrix_optimizer(
     if all(group["rule"] != MATRIX for group in groups):
         raise ValueError(
             f"{type(model).__name__} has no matrix for it, so that AdamW would update "
-            "everything: name matrices in `include` (weights of an nn.Linear are taken by "
-            "themselves, transformers' Conv1D of GPT-2 is not), or choose AdamW"
+            "everything: name matrices in `include` (weights of an nn.Linear and of "
+            "transformers' Conv1D are taken by themselves), or choose AdamW"
         )
     build: Any = optimizer
     built: MatrixOptimizer = build(groups, **_with_aux(optimizer, settings))

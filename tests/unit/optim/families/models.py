@@ -119,7 +119,11 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "gpt_oss",
         {**MIXTURE, "layer_types": ["full_attention", "full_attention"]},
     ),
-    "CodeGen": ("CausalLM", "codegen", {**GPT, "n_head": 8, "rotary_dim": 4}),
+    "CodeGen": (
+        "CausalLM",
+        "codegen",
+        {**GPT, "num_attention_heads": 8, "n_head": 8, "rotary_dim": 4},
+    ),
     "OPT": ("CausalLM", "opt", {"ffn_dim": 48, "word_embed_proj_dim": 32}),
     "Bloom": ("CausalLM", "bloom", {"n_layer": 2, "n_head": 4}),
     "Falcon, new": (
