@@ -159,17 +159,14 @@ def default_assignments(facts: Iterable[ParameterFacts]) -> dict[str, Assignment
     )
     repeated = {shape for shape, count in in_blocks.items() if count > 1}
     says_head = any("head" in fact.owners for fact in facts)
-    return {
-        fact.name: _default_assignment(
-            fact,
-            heads=set()
-            if fact.in_block and (says_head or not fact.may_be_head)
-            else vocabularies - repeated
-            if fact.in_block
-            else vocabularies,
-        )
-        for fact in facts
-    }
+
+    def heads(fact: ParameterFacts) -> set[tuple[int, ...]]:
+        """Return the shapes by which the parameter would be known as an output head."""
+        if not fact.in_block:
+            return vocabularies
+        return set() if says_head or not fact.may_be_head else vocabularies - repeated
+
+    return {fact.name: _default_assignment(fact, heads(fact)) for fact in facts}
 
 
 def _default_assignment(fact: ParameterFacts, heads: set[tuple[int, ...]]) -> Assignment:
