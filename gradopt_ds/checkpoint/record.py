@@ -22,7 +22,7 @@ class Group:
 
     Attributes:
         rule: ``"matrix"``, ``"aux"``, or ``"elementwise"`` where the optimizer has no rules.
-        parameters: name → whole shape.
+        parameters: name → shape, before ZeRO cuts it.
         settings: name → plain value, as when the state was saved; ``lr`` as it was configured,
             before any schedule.
     """
@@ -77,6 +77,37 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """How tensor-parallel ranks have cut one parameter.
+
+    Attributes:
+        shape: of the whole parameter.
+        axis: the dimension that is cut; None if every rank has a copy.
+        widths: for each sub-parameter along the axis what each rank has of it; a shard is its
+            rank's parts of all of them.
+    """
+
+    shape: tuple[int, ...]
+    axis: int | None = None
+    widths: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class TensorRanks:
+    """Which of the tensor-parallel ranks this is, and what it has.
+
+    Attributes:
+        rank: among them.
+        size: how many they are.
+        cuts: name of a parameter, a frozen one too → how it is cut.
+    """
+
+    rank: int
+    size: int
+    cuts: dict[str, Cut]
+
+
+@dataclass(frozen=True)
 class Record:
     """One rank's account of an optimizer.
 
@@ -86,6 +117,7 @@ class Record:
         ranks: over which slices are cut.
         groups: the parameter groups.
         slices: this rank's slices, in the order in which they are updated; none at stage 0.
+        tensor: with tensor parallelism; groups and slices are then of this rank's shards.
         pipeline_stages: into which the model is cut.
         elsewhere: names of the parameters that other pipeline stages have, and this one has not.
     """
@@ -95,6 +127,7 @@ class Record:
     ranks: int
     groups: tuple[Group, ...]
     slices: tuple[Slice, ...] = ()
+    tensor: TensorRanks | None = None
     pipeline_stages: int = 1
     elsewhere: tuple[str, ...] = ()
 

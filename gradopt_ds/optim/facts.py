@@ -4,7 +4,7 @@ They are read from the modules of the model, and can be sent: under pipeline par
 has all the modules, but each must come to the rules of the whole model.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,6 +30,16 @@ ROUTERS = frozenset({"gate", "router", "shared_expert_gate", "coefficient"})
 """What it calls the layers that choose and weigh them."""
 
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+MEGATRON: Mapping[str, Owner] = {
+    "VocabParallelEmbedding": "embedding",
+    "ColumnParallelLinear": "linear",
+    "RowParallelLinear": "linear",
+}
+"""Names of classes that stand for torch's where ranks have shards of the weights."""
+
+REMEMBERED = "gradopt_ds_facts"
+"""Attribute of a parameter whose facts were read before its module was replaced."""
+
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 
 
@@ -90,6 +100,11 @@ def whole_shape(param: Tensor) -> tuple[int, ...]:
     return tuple(getattr(param, "ds_shape", param.shape))
 
 
+def remember_facts(param: Tensor, facts: ParameterFacts) -> None:
+    """Have :func:`read_facts` return these, whatever has become of the parameter and its module."""
+    setattr(param, REMEMBERED, facts)
+
+
 def read_facts(model: nn.Module) -> dict[Tensor, ParameterFacts]:
     """Read the facts about every trainable parameter of ``model``.
 
@@ -109,6 +124,9 @@ def read_facts(model: nn.Module) -> dict[Tensor, ParameterFacts]:
     heads = _heads(model)
     facts: dict[Tensor, ParameterFacts] = {}
     for param, name in names.items():
+        if remembered := getattr(param, REMEMBERED, None):
+            facts[param] = remembered
+            continue
         owners: set[Owner] = {_owner(module, head) for module in modules[param]}
         if param in routers:
             owners.add("router")
@@ -167,6 +185,9 @@ def _owner(module: nn.Module, head: nn.Module | None) -> Owner:
         return "convolution"
     if isinstance(module, nn.Linear):
         return "linear"
+    for known in type(module).__mro__:
+        if known.__name__ in MEGATRON:
+            return MEGATRON[known.__name__]
     return "table" if (library_class(module) or "").endswith("Embeddings") else "other"
 
 
