@@ -7,7 +7,7 @@ import torch
 from deepspeed.runtime.zero import utils as zero_utils
 from torch.optim import Optimizer
 
-from gradopt_ds.integration.parallel.pipeline_refused import refused_with_pipeline
+from gradopt_ds.integration.parallel.pipeline_refused import is_pipeline, refused_with_pipeline
 from gradopt_ds.integration.registry import is_elementwise
 from gradopt_ds.optim import GradPower, MatrixOptimizer
 
@@ -102,7 +102,7 @@ REFUSED: tuple[Setting, ...] = (
     ),
     ('"compile": {"deepcompile": true}', lambda e: e.is_deepcompile_enabled()),
     ("tensor parallelism (autotp_size > 1)", lambda e: e.autotp_size() > 1),
-    ("a model-parallel unit (mpu)", lambda e: not (e.mpu is None or e.pipeline_parallelism)),
+    ("a model-parallel unit (mpu)", lambda e: e.mpu is not None and not is_pipeline(e)),
     (
         # Without "data_parallel_size" DeepSpeed makes no groups for it, but counts batches by it.
         'sequence parallelism ("sequence_parallel_size": > 1)',
