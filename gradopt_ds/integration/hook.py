@@ -27,6 +27,7 @@ from gradopt_ds.integration.optimizer_json import build_optimizer
 from gradopt_ds.integration.parallel.pipeline_build import build_on_stages
 from gradopt_ds.integration.parallel.pipeline_norm import clip_by_the_whole_norm
 from gradopt_ds.integration.parallel.pipeline_ties import copy_ties, keep_copies_equal
+from gradopt_ds.integration.parallel.sequence import required_loss
 from gradopt_ds.integration.registry import canonical_name
 from gradopt_ds.integration.report import log_rules
 from gradopt_ds.integration.step_size import warn_of_adamw_rate
@@ -155,6 +156,8 @@ def _configure_optimizer(original: Any, engine: Any, *args: Any, **kwargs: Any) 
     if is_ours(optimizer):
         slices = read_slices(engine.optimizer, optimizer)
         log_on_rank_0(attach(engine, optimizer, slices))
+        if engine.sequence_parallel_size > 1:
+            log_on_rank_0(required_loss(engine))
         clear_unwritten_gradients(engine.optimizer)
         discard_on_zero_grad(engine.optimizer)
         record_in_state(engine, optimizer, slices)

@@ -8,6 +8,13 @@ from deepspeed.runtime.zero import utils as zero_utils
 from torch.optim import Optimizer
 
 from gradopt_ds.integration.parallel.pipeline_refused import is_pipeline, refused_with_pipeline
+from gradopt_ds.integration.parallel.sequence import (
+    fails_in_the_norm,
+    is_sequence_unit,
+    lacks_sequence_groups,
+    leaves_sequences_apart,
+    mixes_sums_and_means,
+)
 from gradopt_ds.integration.registry import is_elementwise
 from gradopt_ds.optim import GradPower, MatrixOptimizer
 
@@ -26,23 +33,31 @@ def _optimizer_device(engine: Any) -> str:
     return _device(_zero(engine).offload_optimizer)
 
 
-def _in_json(engine: Any, key: str) -> int:
-    return int(engine._config._param_dict.get(key) or 1)
-
-
 def _has_auto_ep(engine: Any) -> bool:
     settings = engine._config.expert_parallel_config
     return settings is not None and bool(settings.enabled)
 
 
+def _cuts_weights(engine: Any) -> bool:
+    return bool(engine.zero_optimization_partition_weights())
+
+
+ROUNDED = "(DeepSpeed's quantizer is CUDA code, which no test here can run)"
+
 REFUSED: tuple[Setting, ...] = (
-    ('"zero_optimization": {"zenflow": …}', lambda e: _zero(e).zenflow is not None),
     (
-        '"zero_optimization": {"offload_optimizer": {"device": "nvme"}}',
+        '"zero_optimization": {"zenflow": …} (it updates with an AdamW of its own)',
+        lambda e: _zero(e).zenflow is not None,
+    ),
+    (
+        # At stages 1 and 2 DeepSpeed takes it for "cpu", without a word.
+        '"zero_optimization": {"offload_optimizer": {"device": "nvme"}} (between steps DeepSpeed '
+        'keeps slices of no elements, which cannot be verified; use "device": "cpu")',
         lambda e: _optimizer_device(e) == "nvme",
     ),
     (
-        '"zero_optimization": {"offload_optimizer": {"super_offload": true}}',
+        '"zero_optimization": {"offload_optimizer": {"super_offload": true}} (it updates with a '
+        "CPUAdam of its own)",
         lambda e: e.super_offload(),
     ),
     (
@@ -51,24 +66,25 @@ REFUSED: tuple[Setting, ...] = (
         lambda e: _optimizer_device(e) != "none" and e.zero_partial_offload() < 1,
     ),
     (
-        '"zero_optimization": {"offload_param": {"device": "nvme"}}',
+        '"zero_optimization": {"offload_param": {"device": "nvme"}} (untested)',
         lambda e: _device(_zero(e).offload_param) == "nvme",
     ),
     (
-        '"zero_optimization": {"zero_quantized_weights": true}',
+        f'"zero_optimization": {{"zero_quantized_weights": true}} {ROUNDED}',
         lambda e: _zero(e).zero_quantized_weights,
     ),
     (
-        '"zero_optimization": {"zero_quantized_nontrainable_weights": true}',
+        f'"zero_optimization": {{"zero_quantized_nontrainable_weights": true}} {ROUNDED}',
         lambda e: _zero(e).zero_quantized_nontrainable_weights,
     ),
     (
-        '"zero_optimization": {"zero_quantized_gradients": true}',
+        f'"zero_optimization": {{"zero_quantized_gradients": true}} {ROUNDED}',
         lambda e: _zero(e).zero_quantized_gradients,
     ),
     (
-        '"zero_optimization": {"zero_hpz_partition_size": > 1}',
-        lambda e: _zero(e).zero_hpz_partition_size > 1,
+        '"zero_optimization": {"zero_hpz_partition_size": > 1} below ZeRO stage 3 (DeepSpeed '
+        "ignores it there)",
+        lambda e: _zero(e).zero_hpz_partition_size > 1 and not _cuts_weights(e),
     ),
     (
         '"zero_optimization": {"elastic_checkpoint": true}',
@@ -97,16 +113,43 @@ REFUSED: tuple[Setting, ...] = (
         lambda e: e.bf16_master_weights_and_gradients() and _optimizer_device(e) != "none",
     ),
     (
-        '"torch_autocast": {"dtype": "float16"}',
-        lambda e: e.torch_autocast_enabled() and e.torch_autocast_dtype() == torch.float16,
+        '"torch_autocast": {"dtype": "float16"} at ZeRO stages 1 to 3 (DeepSpeed clips by a norm '
+        "that has the loss scale in it, and never lowers the scale after an overflow)",
+        lambda e: (
+            e.torch_autocast_enabled()
+            and e.torch_autocast_dtype() == torch.float16
+            and e.zero_optimization()
+        ),
     ),
-    ('"compile": {"deepcompile": true}', lambda e: e.is_deepcompile_enabled()),
-    ("tensor parallelism (autotp_size > 1)", lambda e: e.autotp_size() > 1),
-    ("a model-parallel unit (mpu)", lambda e: e.mpu is not None and not is_pipeline(e)),
     (
-        # Without "data_parallel_size" DeepSpeed makes no groups for it, but counts batches by it.
-        'sequence parallelism ("sequence_parallel_size": > 1)',
-        lambda e: max(e.sequence_parallel_size, _in_json(e, "sequence_parallel_size")) > 1,
+        '"compile": {"deepcompile": true} (its passes are CUDA code, which no test here can run)',
+        lambda e: e.is_deepcompile_enabled(),
+    ),
+    ("tensor parallelism (autotp_size > 1)", lambda e: e.autotp_size() > 1),
+    (
+        "a model-parallel unit (mpu) for more than sequence parallelism",
+        lambda e: not (e.mpu is None or is_pipeline(e) or is_sequence_unit(e.mpu)),
+    ),
+    (
+        '"sequence_parallel_size": > 1 in the JSON or a mesh (DeepSpeed does not add up the '
+        "gradients of a sequence; pass deepspeed.initialize the mpu of UlyssesSPAttentionHF."
+        "register_with_transformers, of the same size)",
+        lacks_sequence_groups,
+    ),
+    (
+        '"data_types": {"grad_accum_dtype": "fp32"} in bf16 at ZeRO stage 1 with sequence '
+        "parallelism (DeepSpeed's BF16_Optimizer ends in an error; use stage 2)",
+        fails_in_the_norm,
+    ),
+    (
+        "sequence parallelism at ZeRO stage 3 with an mpu that has a data-parallel group "
+        "(DeepSpeed reduces gradients over that group alone; pass its own mpu, or use stage 2)",
+        leaves_sequences_apart,
+    ),
+    (
+        '"zero_optimization": {"reduce_scatter": false} at ZeRO stage 3 with sequence parallelism '
+        "(DeepSpeed averages the gradients of parameters larger than a bucket and adds up others)",
+        mixes_sums_and_means,
     ),
     (
         "DeepSpeed MoE layers at ZeRO stage 3",
@@ -135,8 +178,8 @@ def refuse_unsupported_settings(engine: Any, optimizer_name: str) -> None:
     if refused:
         raise NotImplementedError(
             f"{optimizer_name} does not support {', '.join(refused)} yet. Supported are ZeRO "
-            "stages 0 to 3 in fp32, bf16 and fp16, with data parallelism, and offload to the CPU; "
-            "stages 0 and 1 with pipeline stages."
+            "stages 0 to 3 in fp32, bf16 and fp16, with data and sequence parallelism, and offload "
+            "to the CPU; stages 0 and 1 with pipeline stages."
         )
 
 

@@ -198,6 +198,11 @@ AUTOCAST = [
 ]
 """fp32 weights, forward and backward in bfloat16 by torch."""
 
+AUTOCAST_FP16 = [
+    Case(optimizer, 0, "fp16 autocast", 2, 0.05) for optimizer in ("SWAN", "PolarGrad")
+]
+"""In float16, with torch's scaler of the loss."""
+
 UNUSED_LAYERS = [
     *(Case(optimizer, stage, precision, accumulation, 0.05, model="conditional")
       for optimizer, precision, accumulation in (
@@ -261,6 +266,7 @@ CASES = [
     *PURE_BF16,
     *MIXTURE,
     *AUTOCAST,
+    *AUTOCAST_FP16,
     *UNUSED_LAYERS,
     *COMPUTE_DTYPES,
 ]

@@ -13,7 +13,8 @@ from tests.distributed.model import micro_batch
 
 def captured_gradients(engine: Any) -> dict[str, np.ndarray]:
     """The reduced gradients inside the engine, without the loss scale."""
-    scale = getattr(engine.optimizer, "loss_scale", 1.0)
+    scaler = engine.torch_autocast_z0_gradscaler  # stage 0, torch's autocast in float16
+    scale = scaler.get_scale() if scaler else getattr(engine.optimizer, "loss_scale", 1.0)
     return {
         name: array(safe_get_full_grad(param)) / scale
         for name, param in engine.module.named_parameters()

@@ -6,6 +6,7 @@ worst first.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import deepspeed
@@ -23,12 +24,16 @@ from tests.distributed.moe_model import MATRICES as MOE_MATRICES
 from tests.distributed.moe_model import MATRICES_WITH_HEADS, TinyMoe, build_moe, whole
 from tests.distributed.observe import captured_gradients, clipped, masters, single_process_gradients
 from tests.distributed.recipes import RECIPES
+from tests.distributed.sequence_model import MATRICES as LLAMA_MATRICES
+from tests.distributed.sequence_model import CutLlama, build_whole
 from tests.reference import Array, StackedReference
 
 MODELS: Mapping[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
     "dense": (build_model, TinyLM),
     "Qwen2MoE": (build_moe, TinyMoe),
     "conditional": (build_conditional, ConditionalLM),
+    "LLaMA": (build_whole, CutLlama),
+    "LLaMA, loss gathered": (build_whole, partial(CutLlama, is_gathered=True)),
 }
 """How the twin is built, and the model that gets its weights."""
 
@@ -50,6 +55,8 @@ def deepspeed_config(case: Case) -> dict[str, Any]:
         config["bf16"] = {"enabled": True}
     elif case.precision == "autocast":
         config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    elif case.precision == "fp16 autocast":
+        config["torch_autocast"] = {"enabled": True, "dtype": "float16"}
     elif case.precision == "pure bf16":
         config["bf16"] = {
             "enabled": True,
@@ -70,7 +77,7 @@ def test_step_equals_the_reference(case: Case) -> None:
     assert worst["others"] <= case.tolerance
 
 
-def worst_errors(case: Case) -> dict[str, float]:
+def worst_errors(case: Case, mpu: Any = None) -> dict[str, float]:
     """Worst relative error of any parameter's update, over all steps."""
     build_twin, build = MODELS[case.model]
     twin, matrices = build_twin(), _matrices(case)
@@ -78,7 +85,7 @@ def worst_errors(case: Case) -> dict[str, float]:
     with deepspeed.zero.Init(config_dict_or_path=config, enabled=case.zero_init):
         model = build()
     _copy_weights(twin, model)
-    engine, *_ = deepspeed.initialize(model=model, config=config)
+    engine, *_ = deepspeed.initialize(model=model, config=config, mpu=mpu)
     recipe = RECIPES[case.optimizer]
     matrix_rule = replace(recipe.matrices, **case.rule)
     names = [name for name, _ in engine.module.named_parameters()]
@@ -118,6 +125,8 @@ def _matrices(case: Case) -> Mapping[str, Callable[[Array], list[Array]]]:
         return dict.fromkeys(MATRICES, whole)
     if case.model == "conditional":
         return dict.fromkeys(CONDITIONAL_MATRICES, whole)
+    if case.model.startswith("LLaMA"):
+        return dict.fromkeys(LLAMA_MATRICES, whole)
     return MATRICES_WITH_HEADS if "split" in case.params else MOE_MATRICES
 
 

@@ -149,6 +149,23 @@ def _nan_in_one_step(stage: int, row: NanRow) -> None:
     engine.destroy()
 
 
+@distributed(2)
+def test_autocast_in_float16_skips_infinities_at_stage_0() -> None:
+    """No weight moves, and torch's scaler halves the scale; the engine counts a step anyway."""
+    engine = start(config(torch_autocast={"enabled": True, "dtype": "float16"}, stage=0))
+    train(engine, range(1))
+    before, scale = weights(engine), engine.torch_autocast_z0_gradscaler.get_scale()
+    loss = engine(micro_batch(1, 0, dist.get_rank()))
+    engine.backward(loss * (float("inf") if dist.get_rank() == 0 else 1.0))
+    engine.step()
+    assert_same(before, weights(engine))
+    assert engine.torch_autocast_z0_gradscaler.get_scale() == scale / 2
+    train(engine, range(2, 3))
+    after = weights(engine)
+    assert all(weight.isfinite().all() for weight in after.values())
+    assert not torch.equal(before["blocks.0.up.weight"], after["blocks.0.up.weight"])
+
+
 @dataclass
 class _NanCounter:
     """How many matrices with NaN all ranks' oracles have been given."""

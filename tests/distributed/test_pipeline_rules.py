@@ -173,6 +173,7 @@ def test_settings_are_refused() -> None:
             'PipelineModule with "offload_optimizer"',
         ),
         (SWAN_1, {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}, "torch_autocast"),
+        (SWAN_1, {"sequence_parallel_size": 2}, '"sequence_parallel_size": > 1'),
         (SWAN_1, {"bf16": pure}, "bf16_master_weights_and_grads"),
         (SWAN_1, {"data_types": {"grad_accum_dtype": "bf16"}}, "grad_accum_dtype"),
     ):

@@ -1,12 +1,18 @@
 """What is refused, by which message, and what is left to DeepSpeed."""
 
 import torch
-import torch.distributed as dist
+from deepspeed.runtime.config import DeepSpeedConfigError
 
 from gradopt_ds import SWAN, GradPower, matrix_param_groups
 from tests.distributed.engines import POLAR, assert_raises, config, start
 from tests.distributed.harness import distributed
 from tests.distributed.model import build_model
+
+QUANTIZED = (
+    "zero_quantized_weights",
+    "zero_quantized_nontrainable_weights",
+    "zero_quantized_gradients",
+)
 
 
 @distributed(2, 3)
@@ -16,9 +22,20 @@ def test_unsupported_settings_are_refused() -> None:
     model = build_model()
     for settings, message in (
         (config(zero=nvme, stage=3), '"device": "nvme"'),
-        (config("AdamPower", {}, zero={"zero_hpz_partition_size": 2}, stage=3), "hpz"),
+        (config(zero=nvme, stage=2), "slices of no elements"),
+        (config("AdamPower", {}, zero={"zero_hpz_partition_size": 2}), "below ZeRO stage 3"),
+        (config(torch_autocast={"enabled": True, "dtype": "float16"}), "has the loss scale in it"),
+        *(
+            (config(zero={key: True}, stage=3), f'"{key}": true}} (DeepSpeed\'s quantizer is CUDA')
+            for key in QUANTIZED
+        ),
+        (config(compile={"deepcompile": True}, stage=3), "passes are CUDA code"),
+        (config(zero={"offload_optimizer": {"device": "cpu"}, "zenflow": {}}), "AdamW of its own"),
+        (
+            config(zero={"offload_optimizer": {"device": "cpu", "super_offload": True}}, stage=3),
+            "CPUAdam of its own",
+        ),
         (config(zero={"elastic_checkpoint": True}), "elastic_checkpoint"),
-        (config(sequence_parallel_size=dist.get_world_size()), '"sequence_parallel_size": > 1'),
         (config("SWAN", {}, stage=3, bf16={
             "enabled": True, "bf16_master_weights_and_grads": True,
         }), "bf16_master_weights_and_grads"),
@@ -29,6 +46,16 @@ def test_unsupported_settings_are_refused() -> None:
         NotImplementedError,
         "elastic_checkpoint",
         lambda: start(config(None, zero={"elastic_checkpoint": True}), model=model, optimizer=mine),
+    )
+
+
+@distributed(2)
+def test_mics_is_refused_by_deepspeed() -> None:
+    """It was removed; its keys end in an error."""
+    assert_raises(
+        DeepSpeedConfigError,
+        "MiCS",
+        lambda: start(config(stage=3, zero={"mics_shard_size": 2})),
     )
 
 

@@ -50,7 +50,7 @@ def make_record(engine: Any, optimizer: Optimizer, slices: Sequence[ZeroSlice]) 
     return Record(
         optimizer=_described(optimizer),
         stage=int(engine.zero_optimization_stage()),
-        ranks=engine.dp_world_size,
+        ranks=engine.seq_dp_world_size,
         groups=tuple(
             Group(
                 group.get("rule", "elementwise"),

@@ -62,6 +62,10 @@ REFUSED_WITH_PIPELINE: tuple[tuple[str, Callable[[Any], object]], ...] = (
     ),
     ("a PipelineModule with DeepSpeed MoE layers", lambda e: e.has_moe_layers),
     (
+        'a PipelineModule with "sequence_parallel_size": > 1',
+        lambda e: int(e._config._param_dict.get("sequence_parallel_size") or 1) > 1,
+    ),
+    (
         # Made by one stage, it would not know the embedding or the head of another.
         'a PipelineModule with an optimizer object: name it in the JSON\'s "optimizer"',
         lambda e: e.client_optimizer is not None and _makes_matrices_of_its_own(e),

@@ -56,6 +56,11 @@ def engine(**overrides: Any) -> EngineStub:
         {"zero": {"offload_optimizer": CPU, "offload_param": CPU}},
         {"has_moe_layers": True},
         {"torch_autocast_enabled": lambda: True, "torch_autocast_dtype": lambda: torch.bfloat16},
+        {"torch_autocast_enabled": lambda: True, "torch_autocast_dtype": lambda: torch.float16},
+        {
+            "zero": {"zero_hpz_partition_size": 2},
+            "zero_optimization_partition_weights": lambda: True,
+        },
         {
             "bf16_master_weights_and_gradients": lambda: True,
             "bf16_optimizer_states": lambda: True,
@@ -81,7 +86,7 @@ def test_supported_settings_are_accepted(overrides: dict[str, Any]) -> None:
         ({"zero": {"zero_quantized_nontrainable_weights": True}}, "nontrainable_weights"),
         ({"zero": {"zero_quantized_weights": True}}, "zero_quantized_weights"),
         ({"zero": {"zero_quantized_gradients": True}}, "zero_quantized_gradients"),
-        ({"zero": {"zero_hpz_partition_size": 2}}, "zero_hpz_partition_size"),
+        ({"zero": {"zero_hpz_partition_size": 2}}, "zero_hpz_partition_size.* below ZeRO stage 3"),
         ({"zero": {"elastic_checkpoint": True}}, "elastic_checkpoint"),
         (
             {"load_universal_checkpoint": lambda: True, "zero_optimization": lambda: False},
@@ -105,12 +110,13 @@ def test_supported_settings_are_accepted(overrides: dict[str, Any]) -> None:
             {
                 "torch_autocast_enabled": lambda: True,
                 "torch_autocast_dtype": lambda: torch.float16,
+                "zero_optimization": lambda: True,
             },
-            "torch_autocast.*float16",
+            "torch_autocast.*float16.* at ZeRO stages 1 to 3",
         ),
         ({"is_deepcompile_enabled": lambda: True}, "deepcompile"),
         ({"autotp_size": lambda: 2}, "autotp_size"),
-        ({"mpu": object()}, "mpu"),
+        ({"mpu": object()}, "mpu.* for more than sequence parallelism"),
         ({"sequence_parallel_size": 2}, "sequence_parallel_size"),
         ({"json": {"sequence_parallel_size": 2}}, "sequence_parallel_size"),
         (
@@ -155,8 +161,19 @@ def test_the_accessors_exist() -> None:
         and name not in ("zero_partial_offload", "zero_optimization")
         and name != "zero_optimization_partition_weights"
     }
-    helpers = {"_zero", "_device", "_optimizer_device", "_in_json", "isinstance", "bool", "max"}
+    helpers = {
+        "_zero",
+        "_device",
+        "_optimizer_device",
+        "isinstance",
+        "bool",
+        "max",
+        "int",
+        "get",
+        "hasattr",
+    }
+    helpers |= {"_cuts_weights", "is_sequence_unit", "_is_deepspeeds_own", "_param_dict"}
     methods = asked - attributes - of_config - helpers
-    methods -= {"is_pipeline", "elastic_checkpoint", "torch", "float16"}
+    methods -= {"is_pipeline", "elastic_checkpoint", "torch", "float16", "bfloat16", "float32"}
     methods -= {"expert_parallel_config", "enabled"}
     assert [name for name in methods if not hasattr(DeepSpeedEngine, name)] == []
