@@ -1,4 +1,4 @@
-"""The seam: seven methods of ``DeepSpeedEngine``, each extended once.
+"""The seam: eight methods of ``DeepSpeedEngine``, each extended once.
 
 DeepSpeed builds an optimizer by name without looking at the model, wraps it for ZeRO without
 telling it where its parameters went, and loads a checkpoint without asking whose it is. The
@@ -24,6 +24,7 @@ from gradopt_ds.integration.dropped import refuse_conversion, refuse_replacing
 from gradopt_ds.integration.initial_weights import warn_of_default_weights
 from gradopt_ds.integration.log import log_on_rank_0, show_by_default
 from gradopt_ds.integration.optimizer_json import build_optimizer
+from gradopt_ds.integration.parallel import auto_ep
 from gradopt_ds.integration.parallel.pipeline_build import build_on_stages
 from gradopt_ds.integration.parallel.pipeline_norm import clip_by_the_whole_norm
 from gradopt_ds.integration.parallel.pipeline_ties import copy_ties, keep_copies_equal
@@ -50,6 +51,7 @@ def install() -> None:
     """Extend ``DeepSpeedEngine``; a second call does nothing."""
     if getattr(DeepSpeedEngine, INSTALLED, False):
         return
+    _extend("_configure_expert_parallel", _configure_expert_parallel)
     _extend("_is_supported_optimizer", _is_supported_optimizer)
     _extend("_configure_basic_optimizer", _configure_basic_optimizer)
     _extend("_do_optimizer_sanity_check", _do_optimizer_sanity_check)
@@ -100,6 +102,16 @@ def _extend(method: str, extension: Any) -> None:
         return extension(original, engine, *args, **kwargs)
 
     setattr(DeepSpeedEngine, method, extended)
+
+
+def _configure_expert_parallel(original: Any, engine: Any, *args: Any, **kwargs: Any) -> Any:
+    """Replace layers as AutoEP does; its failure is explained where its reason is known."""
+    try:
+        return original(engine, *args, **kwargs)
+    except TypeError as error:
+        if canonical_name(engine.optimizer_name()) is not None:
+            auto_ep.explain_failure(error)
+        raise
 
 
 def _is_supported_optimizer(original: Any, engine: Any, optimizer_name: str) -> bool:

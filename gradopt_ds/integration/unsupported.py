@@ -7,7 +7,8 @@ import torch
 from deepspeed.runtime.zero import utils as zero_utils
 from torch.optim import Optimizer
 
-from gradopt_ds.integration.parallel.pipeline_refused import is_pipeline, refused_with_pipeline
+from gradopt_ds.integration.parallel.experts_refused import REFUSED_WITH_EXPERTS
+from gradopt_ds.integration.parallel.pipeline_refused import refused_with_pipeline
 from gradopt_ds.integration.parallel.sequence import (
     fails_in_the_norm,
     is_sequence_unit,
@@ -31,11 +32,6 @@ def _device(offload: Any) -> str:
 
 def _optimizer_device(engine: Any) -> str:
     return _device(_zero(engine).offload_optimizer)
-
-
-def _has_auto_ep(engine: Any) -> bool:
-    settings = engine._config.expert_parallel_config
-    return settings is not None and bool(settings.enabled)
 
 
 def _cuts_weights(engine: Any) -> bool:
@@ -128,7 +124,7 @@ REFUSED: tuple[Setting, ...] = (
     ("tensor parallelism (autotp_size > 1)", lambda e: e.autotp_size() > 1),
     (
         "a model-parallel unit (mpu) for more than sequence parallelism",
-        lambda e: not (e.mpu is None or is_pipeline(e) or is_sequence_unit(e.mpu)),
+        lambda e: not (e.mpu is None or e.pipeline_parallelism or is_sequence_unit(e.mpu)),
     ),
     (
         '"sequence_parallel_size": > 1 in the JSON or a mesh (DeepSpeed does not add up the '
@@ -151,19 +147,7 @@ REFUSED: tuple[Setting, ...] = (
         "(DeepSpeed averages the gradients of parameters larger than a bucket and adds up others)",
         mixes_sums_and_means,
     ),
-    (
-        "DeepSpeed MoE layers at ZeRO stage 3",
-        lambda e: e.has_moe_layers and e.zero_optimization_partition_weights(),
-    ),
-    (
-        '"checkpoint": {"load_universal": true} with DeepSpeed MoE layers',
-        lambda e: e.has_moe_layers and e.load_universal_checkpoint(),
-    ),
-    (
-        '"bf16": {"bf16_master_weights_and_grads": true} with DeepSpeed MoE layers',
-        lambda e: e.has_moe_layers and e.bf16_master_weights_and_gradients(),
-    ),
-    ('"expert_parallel": {"enabled": true} (AutoEP)', _has_auto_ep),
+    *REFUSED_WITH_EXPERTS,
 )
 """What a message calls the setting, and whether an engine has it."""
 

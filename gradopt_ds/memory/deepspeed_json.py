@@ -39,7 +39,8 @@ def read_setup(config: Mapping[str, Any], ranks: int) -> dict[str, Any]:
     Raises:
         ValueError: names every key whose meaning for memory is not known.
     """
-    known = {*NO_MATTER, *BATCHES, "zero_optimization", "optimizer", "bf16", "fp16", "data_types"}
+    known = {*NO_MATTER, *BATCHES, "zero_optimization", "optimizer", "bf16", "fp16", "data_types",
+             "expert_parallel"}  # fmt: skip
     zero = dict(config.get("zero_optimization") or {})
     unknown = [key for key in config if key not in known]
     unknown += [f"zero_optimization.{key}" for key in zero
@@ -58,6 +59,7 @@ def read_setup(config: Mapping[str, Any], ranks: int) -> dict[str, Any]:
         **{key: _offloaded(key, zero.get(key)) for key in ("offload_optimizer", "offload_param")},
         "precision": _precision(config),
         "ranks": ranks,
+        **_auto_ep(config.get("expert_parallel") or {}),
         **_batches(config, ranks),
     }
 
@@ -69,6 +71,17 @@ def _offloaded(key: str, offload: Mapping[str, Any] | None) -> bool:
     if offload and (more := sorted(set(offload) - {"device", "pin_memory"})):
         raise ValueError(f"it is not known what zero_optimization.{key}: {more} means for memory")
     return device == "cpu"
+
+
+def _auto_ep(settings: Mapping[str, Any]) -> dict[str, int]:
+    if not settings.get("enabled"):
+        return {}
+    if (size := int(settings.get("autoep_size", 1))) == 1:
+        raise ValueError(
+            "expert_parallel with autoep_size 1 is not estimated: it spreads nothing, and its "
+            "layers have other parameters than the model's; take it out of the JSON"
+        )
+    return {"expert_parallel": size}
 
 
 def _precision(config: Mapping[str, Any]) -> str:

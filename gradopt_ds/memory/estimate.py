@@ -1,13 +1,14 @@
 """Bytes per rank from shapes alone: no weight, no process."""
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from torch import nn
 
+from gradopt_ds.integration.parallel.experts import is_spread
+from gradopt_ds.integration.parallel.experts_on_paper import on_one_rank
 from gradopt_ds.memory import activations
 from gradopt_ds.memory.optimizers import Built, build
 from gradopt_ds.memory.setup import Setup
@@ -15,12 +16,6 @@ from gradopt_ds.memory.workspace import workspace_bytes
 from gradopt_ds.memory.zero import Group, stepped_shapes, zero_bytes
 from gradopt_ds.optim.facts import read_facts, whole_shape
 from gradopt_ds.optim.param_groups import AUX, MATRIX, default_assignments
-
-EXPERTS = ".experts."
-"""What is in the name of every parameter that expert parallelism spreads."""
-
-EXPERT_MODULE = re.compile(r"(?P<stack>.*\.experts\.(?:[A-Za-z_]\w*\.)*)(?P<index>\d+)\.")
-"""An expert that is a module of its own, as in DeepSpeed's MoE layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +75,12 @@ def estimate(
         rank: whose memory; by default the rank's that holds the most.
 
     Raises:
-        ValueError: see :func:`gradopt_ds.memory.optimizers.build`.
+        ValueError: see :func:`gradopt_ds.memory.optimizers.build` and
+            :func:`gradopt_ds.integration.parallel.experts_on_paper.on_one_rank`.
     """
+    model = on_one_rank(model, setup.expert_parallel)
     built = build(optimizer, model)
-    by_group = _groups(model, built, setup)
+    by_group = _groups(built, setup)
     groups = [part for parts in by_group for part in parts]
     state = _state(model, built, by_group, setup)
     ranks = range(setup.ranks) if rank is None else [rank]
@@ -125,54 +122,14 @@ def _part_bytes(groups: Sequence[Group], setup: Setup) -> int:
     return sum(prod(shape) for shape in shapes) * setup.dtypes.weights.itemsize
 
 
-def _groups(model: nn.Module, built: Built, setup: Setup) -> list[list[Group]]:
-    """Return each group's parameters; experts apart where they are spread over ranks."""
-    names = {param: name for name, param in model.named_parameters()}
-    spread = setup.expert_parallel
-    modules = _expert_modules(names.values())
-    groups = []
-    for group in built.optimizer.param_groups:
-        dense, experts = [], []
-        for param in group["params"]:
-            name, shape = names[param], whole_shape(param)
-            if spread == 1 or EXPERTS not in name:
-                dense.append(shape)
-            elif module := EXPERT_MODULE.match(name):
-                if int(module["index"]) < _divided(modules[module["stack"]], spread, name):
-                    experts.append(shape)
-            else:
-                experts.append(_share(name, shape, spread))
-        parts = [Group(tuple(dense), setup.ranks), Group(tuple(experts), setup.ranks // spread)]
-        groups.append([part for part in parts if part.shapes])
-    if spread > 1 and not any(len(parts) > 1 for parts in groups):
-        raise ValueError(f"expert_parallel {spread}, but no parameter's name has {EXPERTS!r} in it")
-    return groups
-
-
-def _expert_modules(names: Iterable[str]) -> dict[str, int]:
-    """Count the experts of every list of experts that are modules of their own."""
-    matches = [match for name in names if (match := EXPERT_MODULE.match(name))]
-    return {
-        stack: 1 + max(int(match["index"]) for match in matches if match["stack"] == stack)
-        for stack in {match["stack"] for match in matches}
-    }
-
-
-def _share(name: str, shape: tuple[int, ...], ranks: int) -> tuple[int, ...]:
-    if len(shape) != 3:
-        raise ValueError(
-            f"expert_parallel {ranks} cannot spread {name!r} of shape {shape}: experts are the "
-            "first of three dimensions, or modules with a number in their names"
-        )
-    return (_divided(shape[0], ranks, name), *shape[1:])
-
-
-def _divided(experts: int, ranks: int, name: str) -> int:
-    if experts % ranks:
-        raise ValueError(
-            f"expert_parallel {ranks} does not divide the {experts} experts of {name!r}"
-        )
-    return experts // ranks
+def _groups(built: Built, setup: Setup) -> list[list[Group]]:
+    """Return each group's parameters, and over how many ranks they are cut."""
+    shapes = [[whole_shape(param) for param in g["params"]] for g in built.optimizer.param_groups]
+    holders = [
+        setup.ranks // (setup.expert_parallel if is_spread(group["params"][0]) else 1)
+        for group in built.optimizer.param_groups
+    ]
+    return [[Group(tuple(own), ranks)] for own, ranks in zip(shapes, holders, strict=True)]
 
 
 def _state(

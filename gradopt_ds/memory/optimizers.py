@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from gradopt_ds.integration.optimizer_json import build_optimizer
+from gradopt_ds.integration.parallel.experts import is_spread
 from gradopt_ds.integration.registry import OPTIMIZERS, canonical_name, names
 from gradopt_ds.matrices import MatrixRule, MatrixUpdates
 from gradopt_ds.memory.live import tensors_in
@@ -93,7 +94,7 @@ def build(block: Mapping[str, Any], model: nn.Module) -> Built:
     """
     name, params = str(block.get("type")), dict(block.get("params") or {})
     if canonical_name(name) is not None:
-        optimizer = build_optimizer(name, params, model, model.parameters())
+        optimizer = build_optimizer(name, params, model, _handed_over(model))
         return Built(optimizer, True)
     if name.lower() not in ("adam", "adamw"):
         raise ValueError(
@@ -103,8 +104,14 @@ def build(block: Mapping[str, Any], model: nn.Module) -> Built:
     if unknown := sorted(params.keys() - ADAM_KEYS - DEEPSPEED_KEYS):
         raise ValueError(f"{name}: it is not known what {', '.join(unknown)} means for memory")
     settings = {key: value for key, value in params.items() if key in ADAM_KEYS}
+    return Built(AdamW(_handed_over(model), **settings), bool(params.get("torch_adam")))
+
+
+def _handed_over(model: nn.Module) -> list[dict[str, Any]]:
+    """Return the groups that DeepSpeed hands to an optimizer: experts in one of their own."""
     trainable = [param for param in model.parameters() if param.requires_grad]
-    return Built(AdamW(trainable, **settings), bool(params.get("torch_adam")))
+    members = [[p for p in trainable if is_spread(p) == spread] for spread in (False, True)]
+    return [{"params": own} for own in members if own]
 
 
 def _without_rule(

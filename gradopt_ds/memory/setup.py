@@ -117,8 +117,6 @@ class Setup(BaseModel):
                 f"{self.ranks} ranks cannot be cut into groups of expert_parallel "
                 f"{self.expert_parallel}: it must divide the ranks"
             )
-        if self.expert_parallel > 1 and self.stage == 3:
-            raise ValueError("DeepSpeed has expert parallelism at stages 0 to 2")
         return self
 
     @property
@@ -131,14 +129,7 @@ class Setup(BaseModel):
 
         Args:
             optimizer: the ``"optimizer"`` block.
-
-        Raises:
-            ValueError: expert parallelism, whose size stands in the model's MoE layers.
         """
-        if self.expert_parallel > 1:
-            raise ValueError(
-                "expert_parallel is set in the MoE layers of a model, not in a DeepSpeed JSON"
-            )
         zero: dict[str, Any] = {"stage": self.stage, "reduce_bucket_size": self.reduce_bucket_size}
         if self.overlap_comm is not None:
             zero["overlap_comm"] = self.overlap_comm
@@ -159,4 +150,13 @@ class Setup(BaseModel):
             "zero_optimization": zero,
             "optimizer": dict(optimizer),
             **self.dtypes.config,
+            **self._auto_ep,
         }
+
+    @property
+    def _auto_ep(self) -> dict[str, Any]:
+        if self.expert_parallel == 1:
+            return {}
+        experts = {"enabled": True, "autoep_size": self.expert_parallel}
+        # Stage 0 would be refused with DeepSpeed's default, which changes no byte.
+        return {"expert_parallel": experts, "gradient_clipping": 0.0}

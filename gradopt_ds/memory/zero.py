@@ -189,16 +189,13 @@ def _stage_3(groups: Sequence[Group], setup: Setup) -> ZeroBytes:
     weight, master = setup.dtypes.weights.itemsize, setup.dtypes.masters.itemsize
     accumulated = setup.dtypes.gradients.itemsize
     parts = [size for group in groups for size in group.sub_groups(setup.sub_group_size)]
-    exacts = [numel for group in groups for numel in group.numels]
-    # What is gathered is padded to equal chunks.
-    numels = [setup.ranks * chunk_size(numel, setup.ranks) for numel in exacts]
+    # What is gathered is padded to equal chunks. On one rank it is what is held.
+    cut = [group for group in groups if group.ranks > 1]
+    pairs = [(n, group.ranks * chunk_size(n, group.ranks)) for group in cut for n in group.numels]
     persistent = sum(
-        padded
-        for padded, exact in zip(numels, exacts, strict=True)
-        if exact <= setup.param_persistence_threshold
+        padded for exact, padded in pairs if exact <= setup.param_persistence_threshold
     )
-    gathered = min(sum(numels) - persistent, setup.max_live_parameters)
-    alone = setup.ranks == 1  # what is gathered is what is held
+    gathered = min(sum(padded for _, padded in pairs) - persistent, setup.max_live_parameters)
     kept = sum(parts) * accumulated
     if setup.offload_optimizer:
         during = casting = kept + sum(parts) * master
@@ -206,11 +203,11 @@ def _stage_3(groups: Sequence[Group], setup: Setup) -> ZeroBytes:
         during = kept + max(parts) * master
         casting = during + max(parts) * accumulated * (accumulated != master)
     return ZeroBytes(
-        weights=sum(parts) * weight + persistent * weight * (not alone),
+        weights=(sum(parts) + persistent) * weight,
         masters=sum(parts) * master,
         gradients=kept + (sum(parts) * master if setup.offload_optimizer else 0),
         step_gradients=during,
         cast_gradients=casting,
         buckets=setup.reduce_bucket_size * weight,
-        backward_buckets=gathered * weight * (not alone),
+        backward_buckets=gathered * weight,
     )

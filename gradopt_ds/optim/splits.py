@@ -40,10 +40,12 @@ def blocks_of(shape: Sequence[int], split: int | Sequence[int] = 1) -> tuple[Blo
 
 
 def stacked_experts(owner: nn.Module, leaf: str) -> tuple[int, str] | None:
-    """Return how experts that ``transformers`` stacks in one 3-D tensor are split, and the reason.
+    """Return how experts that are stacked in one 3-D tensor are split, and the reason.
 
-    Its expert modules say themselves how they store weights: whether gate and up follow one
-    another or alternate, and whether a weight is transposed. Only what can be read there is known.
+    The expert modules of ``transformers`` say themselves how they store weights: whether gate and
+    up follow one another or alternate, and whether a weight is transposed. DeepSpeed's AutoEP puts
+    gate, up and down apart and marks each with ``is_expert_group``. Only what can be read there is
+    known.
 
     Args:
         owner: the module that the parameter belongs to.
@@ -52,6 +54,8 @@ def stacked_experts(owner: nn.Module, leaf: str) -> tuple[int, str] | None:
     Returns:
         The split; None if the module does not say enough, or keeps columns where rows should be.
     """
+    if getattr(getattr(owner, leaf), "is_expert_group", False):
+        return 1, "experts stacked in one tensor"
     if getattr(owner, "is_transposed", None) is not False:
         return None
     gated = getattr(owner, "has_gate", None)

@@ -52,6 +52,7 @@ STAGES = [(0, "fp32"), (0, "bf16"), (1, "fp32"), (1, "bf16"), (1, "bf16-fp32-gra
           (2, "bf16"), (2, "bf16-fp32-gradients"), (2, "pure-bf16"), (3, "fp32"), (3, "bf16"),
           (3, "pure-bf16")]  # fmt: skip
 PARTITIONED = {"param_persistence_threshold": 500, "sub_group_size": 6000}
+SPREAD = {"expert_parallel": 2}
 CASES = {
     1: [Case("llama", "SWAN", *stage) for stage in STAGES[::2]]
     + [
@@ -67,6 +68,9 @@ CASES = {
         Case("qwen2_moe", "AdamW", 1, "bf16"),
         Case("qwen2_moe", "AdamPower", 3, "fp32", more=PARTITIONED),
         Case("qwen2_moe", "PolarGrad", 2, "bf16"),
+        Case("qwen2_moe", "PolarGrad", 0, "bf16", more=SPREAD),
+        Case("qwen2_moe", "AdamW", 2, "bf16", more=SPREAD),
+        Case("qwen2_moe", "PolarGrad", 3, "bf16", more=SPREAD),
         Case("llama", "PolarGrad", 1, "bf16", {"accumulation": 2}),
         Case("llama", "SWAN", 2, "bf16", {"offload_optimizer": True}),
         Case("llama", "SWAN", 3, "bf16", {"offload_optimizer": True, "offload_param": True}),
@@ -77,6 +81,10 @@ CASES = {
         Case("llama", "MatrixMuon", 3, "bf16", more=PARTITIONED),
         Case("qwen2_moe", "AdamW", 2, "fp32"),
         Case("qwen2_moe", "SWAN", 3, "bf16"),
+    ],
+    4: [
+        Case("qwen2_moe", "PolarGrad", 2, "bf16", more=SPREAD),
+        Case("qwen2_moe", "SWAN", 3, "bf16", more={**SPREAD, **PARTITIONED}),
     ],
 }
 """By number of ranks."""

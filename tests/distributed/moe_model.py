@@ -36,10 +36,13 @@ class TinyMoe(Qwen2MoeForCausalLM):
     Args:
         balanced: whether the load-balancing loss is part of it. It is no sum over samples, so it
             depends on how they are dealt out to ranks.
+        experts: their number.
     """
 
-    def __init__(self, balanced: bool = True) -> None:
-        super().__init__(copy.deepcopy(CONFIG))
+    def __init__(self, balanced: bool = True, experts: int = EXPERTS) -> None:
+        config = copy.deepcopy(CONFIG)
+        config.num_experts = experts
+        super().__init__(config)
         self.config.output_router_logits = balanced
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -55,12 +58,12 @@ def whole(w: Array) -> list[Array]:
 
 def experts(w: Array) -> list[Array]:
     """Every expert is one."""
-    return [w[e] for e in range(EXPERTS)]
+    return list(w)
 
 
 def gates_and_ups(w: Array) -> list[Array]:
     """Every expert's gate, and every expert's up, is one."""
-    return [half for e in range(EXPERTS) for half in (w[e, :INNER], w[e, INNER:])]
+    return [half for expert in w for half in (expert[:INNER], expert[INNER:])]
 
 
 def heads(w: Array) -> list[Array]:
@@ -91,6 +94,15 @@ def build_moe(seed: int = 0, balanced: bool = True) -> TinyMoe:
     """The same weights on every rank and in every case."""
     torch.manual_seed(seed)
     model = TinyMoe(balanced)
+    for name, param in model.named_parameters():
+        torch.nn.init.normal_(param, mean=float("norm" in name), std=0.3)
+    return model
+
+
+def build_even_moe() -> TinyMoe:
+    """Four experts, which two ranks can share."""
+    torch.manual_seed(0)
+    model = TinyMoe(experts=4)
     for name, param in model.named_parameters():
         torch.nn.init.normal_(param, mean=float("norm" in name), std=0.3)
     return model

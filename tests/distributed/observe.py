@@ -58,3 +58,12 @@ def masters(engine: Any) -> dict[str, np.ndarray]:
 def array(tensor: Tensor) -> np.ndarray:
     # A copy: `double()` of a double, and `numpy()` of anything, would share the memory.
     return tensor.detach().double().cpu().clone().numpy()
+
+
+def in_last_places(deviation: np.ndarray, weight: np.ndarray) -> float:
+    """The largest deviation in units of the last of a weight's 8 bits in bfloat16.
+
+    Tiny weights count as 0.01.
+    """
+    place = 2.0 ** (np.floor(np.log2(np.maximum(np.abs(weight), 0.01))) - 7)
+    return float((np.abs(deviation) / place).max())

@@ -22,7 +22,13 @@ from tests.distributed.harness import distributed, record
 from tests.distributed.model import MATRICES, SAMPLES, TinyLM, build_model, micro_batch
 from tests.distributed.moe_model import MATRICES as MOE_MATRICES
 from tests.distributed.moe_model import MATRICES_WITH_HEADS, TinyMoe, build_moe, whole
-from tests.distributed.observe import captured_gradients, clipped, masters, single_process_gradients
+from tests.distributed.observe import (
+    captured_gradients,
+    clipped,
+    in_last_places,
+    masters,
+    single_process_gradients,
+)
 from tests.distributed.recipes import RECIPES
 from tests.distributed.sequence_model import MATRICES as LLAMA_MATRICES
 from tests.distributed.sequence_model import CutLlama, build_whole
@@ -108,7 +114,7 @@ def worst_errors(case: Case, mpu: Any = None) -> dict[str, float]:
             deviation = after[name] - before[name] - expected
             relative = float(np.linalg.norm(deviation) / np.linalg.norm(expected))
             if case.precision == "pure bf16":
-                relative = float((np.abs(deviation) / _last_place(after[name])).max())
+                relative = in_last_places(deviation, after[name])
             kind = "matrices" if name in matrices else "others"
             # `max` would let a NaN pass.
             assert np.isfinite(relative), f"{case.name}: {name} at step {step}: {relative}"
@@ -156,11 +162,6 @@ def _assert_close(
     for name, gradient in expected.items():
         error = np.linalg.norm(actual[name] - gradient) / (np.linalg.norm(gradient) or 1.0)
         assert error < 1e-5, f"{case.name}: gradient of {name} is off by {error}"
-
-
-def _last_place(weight: np.ndarray) -> np.ndarray:
-    """What the last of bfloat16's 8 bits is worth; tiny weights count as 0.01."""
-    return 2.0 ** (np.floor(np.log2(np.maximum(np.abs(weight), 0.01))) - 7)
 
 
 def _copy_weights(source: nn.Module, target: nn.Module) -> None:

@@ -13,7 +13,6 @@ import torch.distributed as dist
 from deepspeed.utils import groups
 from torch import Tensor
 
-from gradopt_ds.integration.checkpoints.universal import convert
 from gradopt_ds.matrices import RowShards
 from tests.distributed.expert_cases import COUNTED, RESUMED, STEPS, Case
 from tests.distributed.expert_model import (
@@ -25,7 +24,13 @@ from tests.distributed.expert_model import (
 )
 from tests.distributed.harness import distributed, folder
 from tests.distributed.model import micro_batch
-from tests.distributed.observe import captured_gradients, clipped, masters, single_process_gradients
+from tests.distributed.observe import (
+    captured_gradients,
+    clipped,
+    in_last_places,
+    masters,
+    single_process_gradients,
+)
 from tests.distributed.recipes import RECIPES
 from tests.reference import Array, Reference
 
@@ -90,6 +95,8 @@ def test_steps_equal_the_reference(case: Case) -> None:
             reference.step(gradients[name])
             expected = reference.weight - before[name]
             error = relative(after[name] - before[name], expected)
+            if case.precision == "pure bf16":
+                error = in_last_places(after[name] - reference.weight, after[name])
             assert error < case.tolerance, f"{case}: {name} at step {step}: {error}"
         before = after
         copy_to_twin(engine, twin, whole)
@@ -184,25 +191,12 @@ def test_a_resume_is_bit_equal(case: Case) -> None:
 
 
 @distributed(2, 4)
-def test_checkpoints_of_experts_are_refused_elsewhere() -> None:
-    """By engines that spread the experts otherwise, and by the conversion."""
-    saved = start(Case("PolarGrad", 2, 2))
-    train(saved, Case("PolarGrad", 2, 2), range(2))
-    path = folder(f"{dist.get_world_size()}ranks", "spread over two")
-    saved.save_checkpoint(str(path), tag="half")
-    other = start(Case("PolarGrad", 1, 2))
-    with pytest.raises(ValueError):
-        other.load_checkpoint(str(path))
-    with pytest.raises(ValueError, match="DeepSpeed MoE"):
-        convert(path / "half", path / f"universal{dist.get_rank()}")
-
-
-@distributed(2, 4)
 def test_what_is_not_held_against_the_reference_is_refused() -> None:
     """By name, before DeepSpeed's own assertion."""
     for case, message in (
         (Case("SWAN", 2, 3), "DeepSpeed MoE layers at ZeRO stage 3"),
-        (Case("PolarGrad", 2, 2, extra={"checkpoint": {"load_universal": True}}), "load_universal"),
+        (Case("PolarGrad", 2, 0, clipping=0.1), "clips by another norm"),
+        (Case("PolarGrad", 1, 0, "bf16", clipping=0.1), "clips by another norm"),
     ):
         with pytest.raises(NotImplementedError, match=message):
             start(case)

@@ -7,6 +7,7 @@ from gradopt_ds.experiments.common import extra
 
 with extra.required():
     from rich.console import Console
+    from torch import nn
 
     from gradopt_ds.experiments.common import models
     from gradopt_ds.experiments.common.command_line import add_settings, build, make_parser
@@ -18,6 +19,8 @@ with extra.required():
     from gradopt_ds.experiments.exchange_plan.layouts import matrices_of, zero_layouts
     from gradopt_ds.experiments.exchange_plan.ranks import make_plans, per_rank
     from gradopt_ds.experiments.exchange_plan.settings import PlanSettings
+    from gradopt_ds.integration.parallel.experts_on_paper import on_one_rank
+    from gradopt_ds.sharding import Plan
 
 EPILOG = """\
 what is printed:
@@ -38,6 +41,21 @@ examples:
 """
 
 
+def plans_of(model: nn.Module, settings: PlanSettings) -> list[Plan]:
+    """Make the plans of a step: of the experts a rank has, among the ranks that have the same."""
+    plans = []
+    for spread in (False, True):
+        matrices = matrices_of(model, settings.patterns, spread)
+        if not matrices:
+            continue
+        ranks = settings.ranks // (settings.expert_parallel if spread else 1)
+        layouts = zero_layouts(list(matrices), settings.stage, ranks, settings.sub_group_size)
+        blocks = {matrix.name: inside for matrix, inside in matrices.items()}
+        layouts = [layout.split(blocks) for layout in layouts]
+        plans += make_plans(layouts, settings.chosen_oracle, settings.exchange)
+    return plans
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the plan; the exit status is 2 for wrong settings."""
     parser = make_parser(__doc__, EPILOG, "gradopt-ds plan")
@@ -47,13 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = build(PlanSettings, {**flags, "model": find_model(flags["model"])})
         held = lock(settings.output)  # noqa: F841  open, and so locked, until the process ends
         model = models.on_meta(models.model_config(settings.model))
-        matrices = matrices_of(model, settings.patterns)
-        layouts = zero_layouts(
-            list(matrices), settings.stage, settings.ranks, settings.sub_group_size
-        )
-        blocks = {matrix.name: inside for matrix, inside in matrices.items()}
-        layouts = [layout.split(blocks) for layout in layouts]
-        plans = make_plans(layouts, settings.chosen_oracle, settings.exchange)
+        plans = plans_of(on_one_rank(model, settings.expert_parallel), settings)
     except (PretrainError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

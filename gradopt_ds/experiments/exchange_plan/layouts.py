@@ -5,6 +5,7 @@ from itertools import accumulate
 
 from torch import nn
 
+from gradopt_ds.integration.parallel.experts import is_spread
 from gradopt_ds.integration.zero.cutting import chunk_size, slice_size, sub_groups
 from gradopt_ds.matrices import Block
 from gradopt_ds.optim import assign_rules
@@ -12,12 +13,15 @@ from gradopt_ds.optim.param_groups import MATRIX
 from gradopt_ds.sharding import Layout, Matrix, chunked_layout, contiguous_layout
 
 
-def matrices_of(model: nn.Module, include: Sequence[str] = ()) -> dict[Matrix, tuple[Block, ...]]:
+def matrices_of(
+    model: nn.Module, include: Sequence[str] = (), spread: bool = False
+) -> dict[Matrix, tuple[Block, ...]]:
     """List the parameters that a matrix rule would update, in the model's order.
 
     Args:
         model: the model; it may be on the meta device.
         include: glob patterns of further matrices (see :func:`gradopt_ds.optim.assign_rules`).
+        spread: those of experts that are spread over ranks; else all others.
 
     Returns:
         One matrix per parameter, a stack of matrices as one with all their rows; with each the
@@ -32,8 +36,8 @@ def matrices_of(model: nn.Module, include: Sequence[str] = ()) -> dict[Matrix, t
             sum(block.rows for block in assignment.blocks),
             assignment.blocks[0].columns,
         ): assignment.blocks
-        for assignment in assign_rules(model, include).values()
-        if assignment.rule == MATRIX
+        for param, assignment in assign_rules(model, include).items()
+        if assignment.rule == MATRIX and is_spread(param) == spread
     }
 
 

@@ -45,7 +45,7 @@ def per_rank(plans: Sequence[Plan], bytes_per_element: int) -> list[Row]:
     """Return one row per rank.
 
     Args:
-        plans: of one step.
+        plans: of one step; one on fewer ranks than others is that of every group of so many.
         bytes_per_element: of what travels.
 
     Returns:
@@ -53,17 +53,24 @@ def per_rank(plans: Sequence[Plan], bytes_per_element: int) -> list[Row]:
         ``sent``: bytes of pieces and updates, without the all-reduces of Gram matrices; ``peak``:
         most bytes of exchange and rule at a time, by the plan's bound.
     """
-    owned = Counter(owner for plan in plans for owner in plan.owners)
+    ranks = _ranks(plans)
+    # Neighbours have different experts: of four ranks, two of which share them, 0 and 2 are the
+    # first and the second of a group.
+    steps = [(plan, ranks // plan.layout.world_size, Counter(plan.owners)) for plan in plans]
     return [
         {
             "rank": rank,
-            "matrices": owned[rank],
-            "flops": sum(plan.flops[rank] for plan in plans),
-            "sent": sum(plan.bytes_sent(rank, bytes_per_element) for plan in plans),
-            "peak": max(plan.peak_bytes(rank) for plan in plans),
+            "matrices": sum(owned[rank // step] for _, step, owned in steps),
+            "flops": sum(plan.flops[rank // step] for plan, step, _ in steps),
+            "sent": sum(p.bytes_sent(rank // step, bytes_per_element) for p, step, _ in steps),
+            "peak": max(plan.peak_bytes(rank // step) for plan, step, _ in steps),
         }
-        for rank in range(plans[0].layout.world_size)
+        for rank in range(ranks)
     ]
+
+
+def _ranks(plans: Sequence[Plan]) -> int:
+    return max(plan.layout.world_size for plan in plans)
 
 
 def imbalance(rows: Sequence[Row]) -> float:
@@ -73,12 +80,12 @@ def imbalance(rows: Sequence[Row]) -> float:
 
 
 def by_shape(plans: Sequence[Plan]) -> list[Shape]:
-    """Return which strategies the matrices of each shape got, largest first."""
-    counts = Counter(
-        (matrix.rows, matrix.columns, strategy)
-        for plan in plans
-        for matrix, strategy in zip(plan.layout.matrices, plan.strategies, strict=True)
-    )
+    """Return which strategies the whole model's matrices of each shape got, largest first."""
+    counts: Counter[tuple[int, int, str]] = Counter()
+    for plan in plans:
+        for matrix, strategy in zip(plan.layout.matrices, plan.strategies, strict=True):
+            groups = _ranks(plans) // plan.layout.world_size
+            counts[matrix.rows, matrix.columns, strategy] += groups
     shapes = sorted({key[:2] for key in counts}, key=lambda s: (-s[0] * s[1], s))
     return [
         Shape(m, n, **{way: counts[m, n, way] for way in ("local", "owner", "gram")})

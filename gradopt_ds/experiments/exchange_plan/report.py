@@ -45,7 +45,7 @@ def shapes_table(plans: Sequence[Plan]) -> Table:
         }
         for shape in by_shape(plans)
     ]
-    count = sum(len(plan.layout.matrices) for plan in plans)
+    count = sum(shape.local + shape.owner + shape.gram for shape in by_shape(plans))
     return Table(SHAPE_COLUMNS, rows, f"{count} matrices")
 
 

@@ -5,7 +5,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from gradopt_ds import optim
 from gradopt_ds.matrices import ExchangeSettings
@@ -20,6 +20,9 @@ class PlanSettings(BaseModel):
     model: Path = Field(description="transformers JSON of the model, or its name in configs/models")
     stage: int = Field(default=3, ge=1, le=3, description="ZeRO stage: 1, 2 or 3")
     ranks: int = Field(default=8, ge=1, description="data-parallel ranks")
+    expert_parallel: int = Field(
+        default=1, ge=1, description="ranks that share one copy of the experts"
+    )
     optimizer: Literal["Muon", "PolarGrad", "SWAN"] = Field(
         default="Muon", description="whose default oracle counts the FLOPs"
     )
@@ -41,6 +44,15 @@ class PlanSettings(BaseModel):
         default="", description="comma-separated globs of further matrices, e.g. lm_head.weight"
     )
     output: Path = Field(default=Path("runs/plan"), description="directory of the full table")
+
+    @model_validator(mode="after")
+    def _divides(self) -> "PlanSettings":
+        if self.ranks % self.expert_parallel:
+            raise ValueError(
+                f"{self.ranks} ranks cannot be cut into groups of expert_parallel "
+                f"{self.expert_parallel}: it must divide the ranks"
+            )
+        return self
 
     @field_validator("oracle")
     @classmethod

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradopt_ds.checkpoint import KEY, Fragment, Group, Record, Slice, to_state
+from gradopt_ds.integration.parallel.experts import Place, places
 from gradopt_ds.integration.parallel.pipeline import of_all_stages
 from gradopt_ds.integration.zero.slicing import ZeroSlice
 from gradopt_ds.optim import GradPower, base_of
-from gradopt_ds.optim.facts import whole_shape
 from gradopt_ds.optim.resumed_settings import settings_of
 
 
@@ -38,14 +38,14 @@ def record_in_state(engine: Any, optimizer: Optimizer, slices: Sequence[ZeroSlic
 
 def make_record(engine: Any, optimizer: Optimizer, slices: Sequence[ZeroSlice]) -> Record:
     """Return what an optimizer holds on this rank (see :func:`record_in_state`). Collective."""
-    names = {param: name for name, param in engine.module.named_parameters()}
+    placed = places(engine.module)
     weights = [
         [weight for slice_ in slices if slice_.group == index for weight in slice_.weights]
         if slices
         else _whole_weights(engine.optimizer, index)
         for index in range(len(optimizer.param_groups))
     ]
-    here = {names[weight]: None for members in weights for weight in members}
+    here = {name: None for each in weights for w in each for name in placed[w].counterparts}
     stages = of_all_stages(engine.module, list(here))
     return Record(
         optimizer=_described(optimizer),
@@ -54,12 +54,16 @@ def make_record(engine: Any, optimizer: Optimizer, slices: Sequence[ZeroSlice]) 
         groups=tuple(
             Group(
                 group.get("rule", "elementwise"),
-                {names[weight]: whole_shape(weight) for weight in members},
+                {
+                    name: placed[weight].shape
+                    for weight in members
+                    for name in placed[weight].counterparts
+                },
                 settings_of(group),
             )
             for group, members in zip(optimizer.param_groups, weights, strict=True)
         ),
-        slices=tuple(_slice(slice_, names) for slice_ in slices),
+        slices=tuple(_slice(slice_, placed) for slice_ in slices),
         pipeline_stages=len(stages),
         elsewhere=tuple(name for name in chain.from_iterable(stages) if name not in here),
     )
@@ -71,17 +75,17 @@ def _whole_weights(wrapper: Any, group: int) -> list[Tensor]:
     return list(groups[group] if groups else wrapper.param_groups[group]["params"])
 
 
-def _slice(slice_: ZeroSlice, names: Mapping[Tensor, str]) -> Slice:
+def _slice(slice_: ZeroSlice, placed: Mapping[Tensor, Place]) -> Slice:
     rank = dist.get_rank(slice_.process_group)
-    layout = slice_.layout(names)
-    pieces = [layout.piece(index, rank) for index in range(len(layout.matrices))]
+    own = [placed[weight] for weight in slice_.weights]
+    layout = slice_.layout({weight: placed[weight].name for weight in slice_.weights})
+    pieces = [layout.piece(index, rank) for index in range(len(own))]
     fragments = tuple(
-        Fragment(weight.name, piece.matrix_start, piece.slice_start, piece.length)
-        for weight, piece in zip(layout.matrices, pieces, strict=True)
+        Fragment(place.name, place.start + piece.matrix_start, piece.slice_start, piece.length)
+        for place, piece in zip(own, pieces, strict=True)
         if piece is not None
     )
-    names_here = tuple(weight.name for weight in layout.matrices)
-    return Slice(slice_.group, layout.slice_size, names_here, fragments)
+    return Slice(slice_.group, layout.slice_size, tuple(place.name for place in own), fragments)
 
 
 def _described(optimizer: Optimizer) -> str:

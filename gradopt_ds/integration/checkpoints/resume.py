@@ -34,6 +34,7 @@ from gradopt_ds.integration.checkpoints.universal_files import (
 )
 from gradopt_ds.integration.checkpoints.verdict import AbsentFileError, same_end
 from gradopt_ds.integration.log import log_on_rank_0
+from gradopt_ds.integration.parallel.experts import is_spread
 from gradopt_ds.integration.zero.wrapper_state import base_state, replace_slices
 from gradopt_ds.optim import MatrixOptimizer, base_of
 from gradopt_ds.optim.facts import whole_shape
@@ -213,14 +214,19 @@ def _other_tensors(
         Each, and what was saved of it, whole.
 
     Raises:
-        ValueError: another shape was saved; or the model has pipeline stages, of which they are
-            not saved.
+        ValueError: another shape was saved; or they are experts', or of a model with pipeline
+            stages, of which they are not saved.
     """
     module: nn.Module = engine.module
     absent = []
     for name, tensor in chain(module.named_parameters(), _persistent_buffers(module)):
         if name in optimized:
             continue
+        if is_spread(tensor):
+            raise ValueError(
+                f"{name!r} is a frozen parameter of experts, and a universal checkpoint does not "
+                "hold those: resume on as many ranks as saved it, without conversion"
+            )
         file = folder / "zero" / name / f"{FP32_WEIGHT_KEY}.pt"
         if not file.is_file():
             absent.append(name)

@@ -41,6 +41,9 @@ from gradopt_ds.integration.zero.wrapper_state import base_state, slice_states
 MODEL_FILES = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt")
 """Where the engine looks for its counters: at stages 1 and 2, and at stage 3."""
 
+EXPERT_FILES = "layer_*_expert_*"
+"""What the engine calls the files of experts beside them."""
+
 
 def convert(source: Path, target: Path) -> None:
     """Write a ZeRO checkpoint in DeepSpeed's universal layout.
@@ -54,14 +57,10 @@ def convert(source: Path, target: Path) -> None:
 
     Raises:
         ValueError: the checkpoint is damaged or not complete, is not of ZeRO stage 1 to 3, was not
-            saved by an optimizer of this library, or is of a model with DeepSpeed MoE layers.
+            saved by an optimizer of this library, or by an earlier version from experts that were
+            spread over ranks.
         FileExistsError: ``target`` exists.
     """
-    if any(source.glob("layer_*_expert_*")):
-        raise ValueError(
-            f"{source} holds a model with DeepSpeed MoE layers, whose experts have the same names "
-            "on different ranks: it resumes on as many ranks as saved it, with the same ep_size"
-        )
     if target.exists():
         raise FileExistsError(f"{target} exists: remove it, or write to another folder")
     rank_files = _rank_files(source)
@@ -157,7 +156,9 @@ def _optimized(stages: Sequence[Sequence[Saved]]) -> Iterator[tuple[str, State]]
 
 def _others(source: Path, record: Record) -> Iterator[tuple[str, State]]:
     """Return buffers and frozen parameters."""
-    models = [_loaded(file) for file in get_model_state_files(str(source))]
+    files = map(Path, get_model_state_files(str(source)))
+    # An expert's file has its weights alone, and those are in the optimizer's state.
+    models = [_loaded(file) for file in files if not file.match(EXPERT_FILES)]
     if models[0]["module"] is None:
         return  # Pipeline stages: what their files hold has no names of the whole model.
     module, optimized = models[0]["module"], {n for g in record.groups for n in g.parameters}

@@ -1,1 +1,1 @@
-"""Parallelism besides ZeRO's: who has which part of the whole model."""
+"""Parallelism besides ZeRO's: who has which part of the whole model, or of its input."""

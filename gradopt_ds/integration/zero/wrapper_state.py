@@ -61,11 +61,12 @@ def replace_slices(
     Args:
         state: of the wrapper that is to load the result.
         slices: its slices, with other states.
-        param_groups: other settings of its groups.
+        param_groups: other settings of its groups. Their names stay: those of experts say over how
+            many ranks they are spread.
     """
     base = base_state(state)
     groups = [
-        {**new, "params": old["params"]}
+        {**new, **{key: old[key] for key in ("params", "name") if key in old}}
         for new, old in zip(param_groups, base["param_groups"], strict=True)
     ]
     ids = _ids(base["param_groups"], [layout for layout, _ in slices])

@@ -5,10 +5,18 @@ from typing import Any
 
 import pytest
 import torch
+from deepspeed.moe.layer import MoE
 
 from gradopt_ds.integration.unsupported import REFUSED, refuse_unsupported_settings
 
 CPU, NVME = (SimpleNamespace(device=device) for device in ("cpu", "nvme"))
+SGD = torch.optim.SGD([torch.zeros(1)])
+CLIPPED = {"gradient_clipping": lambda: 1.0}
+EXPERTS = {
+    "has_moe_layers": True,
+    "module": MoE(4, torch.nn.Linear(4, 4), num_experts=2, ep_size=2),
+}
+"""Spread over two ranks."""
 
 
 class EngineStub(SimpleNamespace):
@@ -33,6 +41,7 @@ def engine(**overrides: Any) -> EngineStub:
     }
     plain = {
         "mpu": None,
+        "pipeline_parallelism": False,
         "module": None,
         "has_moe_layers": False,
         "sequence_parallel_size": 1,
@@ -54,7 +63,9 @@ def engine(**overrides: Any) -> EngineStub:
     [
         {},
         {"zero": {"offload_optimizer": CPU, "offload_param": CPU}},
-        {"has_moe_layers": True},
+        {**EXPERTS, **CLIPPED, "zero_optimization": lambda: True},
+        {**EXPERTS, **CLIPPED, "module": MoE(4, torch.nn.Linear(4, 4), num_experts=2, ep_size=1)},
+        {"auto_ep": True, "client_optimizer": lambda params: SGD},
         {"torch_autocast_enabled": lambda: True, "torch_autocast_dtype": lambda: torch.bfloat16},
         {"torch_autocast_enabled": lambda: True, "torch_autocast_dtype": lambda: torch.float16},
         {
@@ -120,26 +131,19 @@ def test_supported_settings_are_accepted(overrides: dict[str, Any]) -> None:
         ({"sequence_parallel_size": 2}, "sequence_parallel_size"),
         ({"json": {"sequence_parallel_size": 2}}, "sequence_parallel_size"),
         (
-            {"has_moe_layers": True, "zero_optimization_partition_weights": lambda: True},
+            {**EXPERTS, "zero_optimization_partition_weights": lambda: True},
             "DeepSpeed MoE layers at ZeRO stage 3",
         ),
+        ({**EXPERTS, **CLIPPED}, "gradient_clipping.*at ZeRO stage 0 with experts"),
         (
-            {
-                "has_moe_layers": True,
-                "zero_optimization": lambda: True,
-                "load_universal_checkpoint": lambda: True,
-            },
-            "load_universal.* with DeepSpeed MoE layers",
+            {**EXPERTS, **CLIPPED, "fp16_enabled": lambda: True},
+            "gradient_clipping.* in half precision",
         ),
-        (
-            {
-                "has_moe_layers": True,
-                "bf16_master_weights_and_gradients": lambda: True,
-                "bf16_optimizer_states": lambda: True,
-            },
-            "bf16_master_weights_and_grads.* with DeepSpeed MoE layers",
-        ),
-        ({"auto_ep": True}, "expert_parallel.*AutoEP"),
+        ({**EXPERTS, "autotp_size": lambda: 2}, "tensor parallelism .* DeepSpeed MoE layers"),
+        ({**EXPERTS, "mpu": object()}, "tensor parallelism .* DeepSpeed MoE layers"),
+        ({**EXPERTS, "sequence_parallel_size": 2}, "sequence parallelism with experts"),
+        ({"auto_ep": True, "autotp_size": lambda: 2}, "tensor parallelism .*AutoEP"),
+        ({"auto_ep": True, "client_optimizer": SGD}, "an optimizer object .*AutoEP"),
     ],
 )
 def test_each_setting_is_refused_by_name(overrides: dict[str, Any], named: str) -> None:
@@ -154,6 +158,7 @@ def test_the_accessors_exist() -> None:
 
     asked = {name for _, check in REFUSED for name in check.__code__.co_names}
     attributes = {"_config", "mpu", "module", "has_moe_layers", "sequence_parallel_size"}
+    attributes |= {"pipeline_parallelism"}
     of_config = {"zenflow", "offload_optimizer", "offload_param"} | {
         name
         for name in asked
@@ -174,6 +179,7 @@ def test_the_accessors_exist() -> None:
     }
     helpers |= {"_cuts_weights", "is_sequence_unit", "_is_deepspeeds_own", "_param_dict"}
     methods = asked - attributes - of_config - helpers
-    methods -= {"is_pipeline", "elastic_checkpoint", "torch", "float16", "bfloat16", "float32"}
-    methods -= {"expert_parallel_config", "enabled"}
+    methods -= {"elastic_checkpoint", "torch", "float16", "bfloat16", "float32"}
+    methods -= {"expert_parallel_config", "enabled", "client_optimizer", "Optimizer"}
+    methods -= {"_has_moe_layer", "_has_auto_ep", "_is_tensor_parallel", "modules", "getattr"}
     assert [name for name in methods if not hasattr(DeepSpeedEngine, name)] == []

@@ -254,6 +254,14 @@ def test_impossible_setups(values: dict[str, Any]) -> None:
         Setup(**values)
 
 
+def test_experts_are_spread_as_the_json_says() -> None:
+    auto_ep = {"expert_parallel": {"enabled": True, "autoep_size": 2}}
+    assert read_setup({"zero_optimization": {"stage": 3}, **auto_ep}, 4)["expert_parallel"] == 2
+    assert "expert_parallel" not in read_setup({"expert_parallel": {"enabled": False}}, 4)
+    with pytest.raises(ValueError, match="autoep_size 1 is not estimated"):
+        read_setup({"expert_parallel": {"enabled": True}}, 4)
+
+
 def test_what_does_not_fit_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(host_memory, "available_bytes", lambda: 2 * host_memory.IMPORTS)

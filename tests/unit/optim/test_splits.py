@@ -215,3 +215,17 @@ def test_groups_serve_a_second_optimizer() -> None:
     groups = matrix_param_groups(build_moe(), split=HEADS_SPLIT)
     first, second = SWAN(groups), Muon(groups)
     assert first.blocks == second.blocks and max(map(len, first.blocks.values())) == 10
+
+
+def test_a_stack_that_deepspeed_has_marked_is_one_matrix_per_expert() -> None:
+    """AutoEP keeps gate, up and down apart, and says so with ``is_expert_group``."""
+
+    class GroupedExperts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w1 = nn.Parameter(torch.zeros(4, 6, 8))
+            self.w1.is_expert_group = True
+
+    (assignment,) = assign_rules(GroupedExperts()).values()
+    assert assignment.rule == "matrix"
+    assert [(b.rows, b.columns) for b in assignment.blocks] == [(6, 8)] * 4
