@@ -18,11 +18,6 @@ ACCUMULATED = (
 """Types of weights, and of the gradients that are accumulated for them."""
 
 
-def is_pipeline(engine: Any) -> bool:
-    """Tell whether an engine's model has pipeline stages; its ``mpu`` is then theirs."""
-    return isinstance(engine.module, PipelineModule)
-
-
 def _makes_matrices_of_its_own(engine: Any) -> bool:
     optimizer = engine.client_optimizer
     return callable(optimizer) or isinstance(base_of(optimizer), MatrixOptimizer)
@@ -80,6 +75,6 @@ REFUSED_WITH_PIPELINE: tuple[tuple[str, Callable[[Any], object]], ...] = (
 
 def refused_with_pipeline(engine: Any) -> list[str]:
     """Name what is refused of an engine with pipeline stages; nothing of another engine."""
-    if not is_pipeline(engine):
+    if not isinstance(engine.module, PipelineModule):
         return []
     return [name for name, is_set in REFUSED_WITH_PIPELINE if is_set(engine)]
