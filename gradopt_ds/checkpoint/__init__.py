@@ -4,10 +4,12 @@ from gradopt_ds.checkpoint.compare import check_content, check_layout, check_sta
 from gradopt_ds.checkpoint.record import (
     FORMAT,
     KEY,
+    Cut,
     Fragment,
     Group,
     Record,
     Slice,
+    TensorRanks,
     from_state,
     to_state,
 )
@@ -17,11 +19,13 @@ from gradopt_ds.checkpoint.stages import groups_of, joined, seen_from
 __all__ = [
     "FORMAT",
     "KEY",
+    "Cut",
     "Fragment",
     "Group",
     "Record",
     "Slice",
     "State",
+    "TensorRanks",
     "check_content",
     "check_layout",
     "check_stages",

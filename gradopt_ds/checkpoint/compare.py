@@ -25,12 +25,19 @@ def check_content(saved: Record, current: Record) -> None:
     """Compare what does not depend on how the parameters are cut.
 
     Raises:
-        ValueError: another optimizer, or other parameters, shapes or rules; says which.
+        ValueError: another optimizer, another number of tensor-parallel ranks, or other
+            parameters, shapes or rules; says which.
     """
     if saved.optimizer != current.optimizer:
         raise ValueError(
             f"this checkpoint was saved by {saved.optimizer}, not by {current.optimizer}: use "
             f"that optimizer, or {WEIGHTS_ALONE}"
+        )
+    then, now = (record.tensor.size if record.tensor else 1 for record in (saved, current))
+    if then != now:
+        raise ValueError(
+            f"this checkpoint was saved by {then} tensor-parallel ranks, and there are {now} now: "
+            "resume on as many"
         )
     if differences := list(_differences(saved, current)):
         raise ValueError(
@@ -57,8 +64,14 @@ def check_layout(saved: Record, current: Record) -> None:
     """Compare how the parameters are cut into slices.
 
     Raises:
-        ValueError: another number of ranks, or other slices.
+        ValueError: other shards of tensor parallelism, another number of ranks, or other slices.
     """
+    if saved.tensor != current.tensor:
+        raise ValueError(
+            "this checkpoint was saved by tensor-parallel ranks with other shards of the same "
+            "shapes (sub-parameters of fused weights, partition_stride): set the model and "
+            '"tensor_parallel" back to what they were'
+        )
     if not current.slices and not saved.slices:
         return  # Stage 0: every rank has everything.
     if not current.slices or not saved.slices:

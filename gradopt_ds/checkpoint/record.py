@@ -22,7 +22,7 @@ class Group:
 
     Attributes:
         rule: ``"matrix"``, ``"aux"``, or ``"elementwise"`` where the optimizer has no rules.
-        parameters: name → whole shape.
+        parameters: name → shape, before ZeRO cuts it.
         settings: name → plain value, as when the state was saved; ``lr`` as it was configured,
             before any schedule.
     """
@@ -77,6 +77,37 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """How tensor-parallel ranks have cut one parameter.
+
+    Attributes:
+        shape: of the whole parameter.
+        axis: the dimension that is cut; None if every rank has a copy.
+        widths: for each sub-parameter along the axis what each rank has of it; a shard is its
+            rank's parts of all of them.
+    """
+
+    shape: tuple[int, ...]
+    axis: int | None = None
+    widths: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class TensorRanks:
+    """Which of the tensor-parallel ranks this is, and what it has.
+
+    Attributes:
+        rank: among them.
+        size: how many they are.
+        cuts: name of a parameter, a frozen one too → how it is cut.
+    """
+
+    rank: int
+    size: int
+    cuts: dict[str, Cut]
+
+
+@dataclass(frozen=True)
 class Record:
     """One rank's account of an optimizer.
 
@@ -88,6 +119,7 @@ class Record:
         slices: this rank's slices, in the order in which they are updated; none at stage 0.
         pipeline_stages: into which the model is cut.
         elsewhere: names of the parameters that other pipeline stages have, and this one has not.
+        tensor: with tensor parallelism; groups and slices are then of this rank's shards.
     """
 
     optimizer: str
@@ -97,6 +129,7 @@ class Record:
     slices: tuple[Slice, ...] = ()
     pipeline_stages: int = 1
     elsewhere: tuple[str, ...] = ()
+    tensor: TensorRanks | None = None
 
 
 def to_state(record: Record) -> dict[str, Any]:

@@ -19,16 +19,24 @@ from gradopt_ds.integration.checkpoints.files import Wanted
 from gradopt_ds.integration.checkpoints.recording import record_in_state
 from gradopt_ds.integration.checkpoints.resume import check_before_loading, load_universal
 from gradopt_ds.integration.checkpoints.tag import agree_on_tag
+from gradopt_ds.integration.checkpoints.verdict import same_end
 from gradopt_ds.integration.config_keys import refuse_unknown_config_keys
 from gradopt_ds.integration.dropped import refuse_conversion, refuse_replacing
 from gradopt_ds.integration.initial_weights import warn_of_default_weights
 from gradopt_ds.integration.log import log_on_rank_0, show_by_default
 from gradopt_ds.integration.optimizer_json import build_optimizer
 from gradopt_ds.integration.parallel import auto_ep
+from gradopt_ds.integration.parallel.copies import separate_copies
 from gradopt_ds.integration.parallel.pipeline_build import build_on_stages
 from gradopt_ds.integration.parallel.pipeline_norm import clip_by_the_whole_norm
 from gradopt_ds.integration.parallel.pipeline_ties import copy_ties, keep_copies_equal
 from gradopt_ds.integration.parallel.sequence import required_loss
+from gradopt_ds.integration.parallel.tensor import (
+    check_before_training,
+    read_tensor_parallel,
+    remember_whole_shapes,
+)
+from gradopt_ds.integration.parallel.whole_model import WholeModel
 from gradopt_ds.integration.registry import canonical_name
 from gradopt_ds.integration.report import log_rules
 from gradopt_ds.integration.step_size import warn_of_adamw_rate
@@ -41,7 +49,7 @@ from gradopt_ds.integration.zero.attach import attach
 from gradopt_ds.integration.zero.discarded_gradients import discard_on_zero_grad
 from gradopt_ds.integration.zero.slicing import read_slices
 from gradopt_ds.integration.zero.unwritten_gradients import clear_unwritten_gradients
-from gradopt_ds.optim import GradPower, MatrixOptimizer
+from gradopt_ds.optim import GradPower, MatrixOptimizer, base_of
 from gradopt_ds.optim.unattached import forget, in_use_when_made
 
 INSTALLED = "_gradopt_ds_installed"
@@ -52,6 +60,7 @@ def install() -> None:
     if getattr(DeepSpeedEngine, INSTALLED, False):
         return
     _extend("_configure_expert_parallel", _configure_expert_parallel)
+    _extend("_configure_tensor_parallel", _configure_tensor_parallel)
     _extend("_is_supported_optimizer", _is_supported_optimizer)
     _extend("_configure_basic_optimizer", _configure_basic_optimizer)
     _extend("_do_optimizer_sanity_check", _do_optimizer_sanity_check)
@@ -114,6 +123,20 @@ def _configure_expert_parallel(original: Any, engine: Any, *args: Any, **kwargs:
         raise
 
 
+def _configure_tensor_parallel(original: Any, engine: Any, model: Any, *args: Any) -> Any:
+    """Remember the whole model while AutoTP cuts it."""
+    ours = canonical_name(engine.optimizer_name()) or is_ours(engine.client_optimizer)
+    if not ours or engine.zero_optimization_partition_weights():  # refused later, by name
+        return original(engine, model, *args)
+    with same_end():
+        whole = WholeModel.read(model)
+    sources = original(engine, model, *args)
+    if tensor := read_tensor_parallel(engine, model):
+        with same_end():
+            whole.carry_over(model, tensor.cuts, tensor.rank, engine.client_optimizer)
+    return sources
+
+
 def _is_supported_optimizer(original: Any, engine: Any, optimizer_name: str) -> bool:
     return canonical_name(optimizer_name) is not None or bool(original(engine, optimizer_name))
 
@@ -126,6 +149,8 @@ def _configure_basic_optimizer(original: Any, engine: Any, model_parameters: Any
         return built
     _refuse_settings(engine, name)
     settings, module = engine.optimizer_params(), engine.module
+    if engine.autotp_size() <= 1 and (tensor := read_tensor_parallel(engine, module)):
+        remember_whole_shapes(module, tensor)
     if engine.pipeline_parallelism:
         return build_on_stages(name, settings, module, model_parameters)
     return build_optimizer(name, settings, module, model_parameters)
@@ -153,6 +178,8 @@ def _do_optimizer_sanity_check(original: Any, engine: Any, basic_optimizer: Opti
         log_rules(engine.module, basic_optimizer)
         warn_of_default_weights(engine.module)
         warn_of_adamw_rate(basic_optimizer)
+        if tensor := read_tensor_parallel(engine, engine.module):
+            separate_copies(basic_optimizer, tensor.cuts)
         vars(basic_optimizer)["step"] = IdleStep(basic_optimizer)
     return original(engine, basic_optimizer)
 
@@ -167,12 +194,15 @@ def _configure_optimizer(original: Any, engine: Any, *args: Any, **kwargs: Any) 
     optimizer = engine.basic_optimizer
     if is_ours(optimizer):
         slices = read_slices(engine.optimizer, optimizer)
-        log_on_rank_0(attach(engine, optimizer, slices))
+        tensor = read_tensor_parallel(engine, engine.module)
+        if tensor:
+            check_before_training(engine, base_of(optimizer), tensor)
+        log_on_rank_0(attach(engine, optimizer, slices, tensor))
         if engine.sequence_parallel_size > 1:
             log_on_rank_0(required_loss(engine))
         clear_unwritten_gradients(engine.optimizer)
         discard_on_zero_grad(engine.optimizer)
-        record_in_state(engine, optimizer, slices)
+        record_in_state(engine, optimizer, slices, tensor)
         if engine.pipeline_parallelism:
             clip_by_the_whole_norm(engine)
             keep_copies_equal(engine)

@@ -57,15 +57,17 @@ def summarize_rules(model: nn.Module, optimizer: Optimizer) -> list[RuleSummary]
             if is_another_copy(param):
                 continue
             label, reason, matrices = algorithm, "elementwise: every parameter", 0
+            shape = whole_shape(param)
             if isinstance(base, MatrixOptimizer):
                 assignment = base.assignments[param]
                 label = algorithm if assignment.rule == MATRIX else "AdamW (auxiliary)"
                 reason, matrices = assignment.reason, len(assignment.blocks)
+                shape = assignment.shape
             name = names.get(param, "(not a parameter of the model)")
             summary = summaries.setdefault((label, reason), RuleSummary(label, reason, name))
             summary.tensors += 1
             summary.matrices += matrices
-            summary.elements += prod(whole_shape(param))
+            summary.elements += prod(shape)
     return list(summaries.values())
 
 

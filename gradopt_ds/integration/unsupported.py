@@ -7,6 +7,7 @@ import torch
 from deepspeed.runtime.zero import utils as zero_utils
 from torch.optim import Optimizer
 
+from gradopt_ds.integration.parallel import tensor_refused
 from gradopt_ds.integration.parallel.experts_refused import REFUSED_WITH_EXPERTS
 from gradopt_ds.integration.parallel.pipeline_refused import refused_with_pipeline
 from gradopt_ds.integration.parallel.sequence import (
@@ -16,6 +17,7 @@ from gradopt_ds.integration.parallel.sequence import (
     leaves_sequences_apart,
     mixes_sums_and_means,
 )
+from gradopt_ds.integration.parallel.tensor import tensor_size
 from gradopt_ds.integration.registry import is_elementwise
 from gradopt_ds.optim import GradPower, MatrixOptimizer
 
@@ -117,14 +119,21 @@ REFUSED: tuple[Setting, ...] = (
             and e.zero_optimization()
         ),
     ),
+    *tensor_refused.REFUSED,
     (
         '"compile": {"deepcompile": true} (its passes are CUDA code, which no test here can run)',
         lambda e: e.is_deepcompile_enabled(),
     ),
-    ("tensor parallelism (autotp_size > 1)", lambda e: e.autotp_size() > 1),
     (
-        "a model-parallel unit (mpu) for more than sequence parallelism",
-        lambda e: not (e.mpu is None or e.pipeline_parallelism or is_sequence_unit(e.mpu)),
+        "a model-parallel unit (mpu) for more than sequence or tensor parallelism",
+        lambda e: (
+            not (
+                e.mpu is None
+                or e.pipeline_parallelism
+                or tensor_size(e) > 1
+                or is_sequence_unit(e.mpu)
+            )
+        ),
     ),
     (
         '"sequence_parallel_size": > 1 in the JSON or a mesh (DeepSpeed does not add up the '
@@ -163,7 +172,8 @@ def refuse_unsupported_settings(engine: Any, optimizer_name: str) -> None:
         raise NotImplementedError(
             f"{optimizer_name} does not support {', '.join(refused)} yet. Supported are ZeRO "
             "stages 0 to 3 in fp32, bf16 and fp16, with data and sequence parallelism, and offload "
-            "to the CPU; stages 0 and 1 with pipeline stages."
+            "to the CPU; stages 0 to 2 in fp32 and bf16 with tensor parallelism; stages 0 and 1 "
+            "with pipeline stages."
         )
 
 

@@ -4,7 +4,7 @@ They are read from the modules of the model, and can be sent: under pipeline par
 has all the modules, but each must come to the rules of the whole model.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +22,16 @@ ROUTERS = frozenset({"gate", "router", "shared_expert_gate", "coefficient"})
 """What it calls the layers that choose and weigh them."""
 
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+MEGATRON: Mapping[str, Owner] = {
+    "VocabParallelEmbedding": "embedding",
+    "ColumnParallelLinear": "linear",
+    "RowParallelLinear": "linear",
+}
+"""Names of classes that stand for torch's where ranks have shards of the weights."""
+
+REMEMBERED = "gradopt_ds_facts"
+"""Attribute of a parameter whose facts were read before its module was replaced."""
+
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 
 
@@ -53,6 +63,11 @@ def whole_shape(param: Tensor) -> tuple[int, ...]:
     return tuple(getattr(param, "ds_shape", param.shape))
 
 
+def remember_facts(param: Tensor, facts: ParameterFacts) -> None:
+    """Have :func:`read_facts` return these, whatever has become of the parameter and its module."""
+    setattr(param, REMEMBERED, facts)
+
+
 def read_facts(model: nn.Module) -> dict[Tensor, ParameterFacts]:
     """Read the facts about every trainable parameter of ``model``.
 
@@ -70,6 +85,9 @@ def read_facts(model: nn.Module) -> dict[Tensor, ParameterFacts]:
     head = get_head() if callable(get_head) else None
     facts: dict[Tensor, ParameterFacts] = {}
     for param, name in names.items():
+        if remembered := getattr(param, REMEMBERED, None):
+            facts[param] = remembered
+            continue
         owners: set[Owner] = {_owner(module, head) for module in modules[param]}
         if param in routers:
             owners.add("router")
@@ -93,7 +111,10 @@ def _owner(module: nn.Module, head: nn.Module | None) -> Owner:
         return "head"
     if isinstance(module, CONVOLUTIONS):
         return "convolution"
-    return "linear" if isinstance(module, nn.Linear) else "other"
+    if isinstance(module, nn.Linear):
+        return "linear"
+    names = [known.__name__ for known in type(module).__mro__]
+    return next((MEGATRON[name] for name in names if name in MEGATRON), "other")
 
 
 def _routers(model: nn.Module) -> Iterator[Tensor]:

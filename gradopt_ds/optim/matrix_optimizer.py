@@ -22,7 +22,7 @@ from gradopt_ds.optim.aux_adamw import step_aux
 from gradopt_ds.optim.hand_made_groups import assignments_by_hand
 from gradopt_ds.optim.param_groups import AUX, MATRIX, Assignment
 from gradopt_ds.optim.resumed_settings import BASE_LR, load_with_settings
-from gradopt_ds.optim.rounding import store
+from gradopt_ds.optim.rounding import seed_of_part, store
 from gradopt_ds.optim.settings import AuxAdamW
 from gradopt_ds.optim.unattached import remember
 
@@ -237,7 +237,13 @@ class MatrixOptimizer(Optimizer, ABC):
         weights = [target.to(step.dtype) for target, step in zip(targets, steps, strict=True)]
         torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_sub_(weights, steps)
-        for target, weight in zip(targets, weights, strict=True):
+        numbers = {id(p): n for n, p in enumerate(group["params"])} if self._generator else {}
+        for param, part, target, weight in zip(
+            updates.params, updates.where, targets, weights, strict=True
+        ):
+            if self._generator:  # copies on other ranks are not updated in this order
+                place = numbers[id(param)], part.start if part else 0
+                self._generator.manual_seed(seed_of_part(group["rounding_step"], *place))
             if weight is not target:
                 store(target, weight, self._generator)
 

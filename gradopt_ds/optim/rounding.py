@@ -1,5 +1,7 @@
 """Stochastic rounding: bfloat16 weights that do not lose small steps."""
 
+import zlib
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,17 @@ def round_stochastically(x: Tensor, generator: torch.Generator) -> Tensor:
     )
     raised = (x.view(torch.int32) + noise) & -(1 << DROPPED_BITS)
     return raised.view(torch.float32).where(x.isfinite(), x).to(torch.bfloat16)
+
+
+def seed_of_part(step: int, tensor: int, start: int) -> int:
+    """Return a seed of 32 bits, all that torch's generator on a CPU takes.
+
+    Args:
+        step: the group's counter of steps.
+        tensor: number of a tensor in its group.
+        start: first element of a part of it that is updated by itself.
+    """
+    return zlib.crc32(f"{step} {tensor} {start}".encode())
 
 
 def store(target: Tensor, value: Tensor, generator: torch.Generator | None) -> None:

@@ -12,7 +12,7 @@ class ShardedMatrixMap:
     """Every parameter is a flat slice with an exchange of its own.
 
     Args:
-        exchanges: flat slice → its exchange.
+        exchanges: flat slice → its exchange. A contiguous tensor of any shape will do.
     """
 
     def __init__(self, exchanges: Mapping[Tensor, Exchange]) -> None:
@@ -32,4 +32,4 @@ class ShardedMatrixMap:
                     f"no layout is known for a flat slice of {param.numel()} elements: parameter "
                     "groups must not be added or replaced after deepspeed.initialize"
                 )
-            yield from self.exchanges[param](param, direction, rule)
+            yield from self.exchanges[param](param, direction.reshape(-1), rule)

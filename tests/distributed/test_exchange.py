@@ -32,7 +32,7 @@ def counted_all_to_all(sent: list[int]) -> Any:
     original = dist.all_to_all_single
 
     def counting(output: Tensor, input_: Tensor, out: Any, in_: Any, **kwargs: Any) -> Any:
-        assert in_[dist.get_rank()] == 0
+        assert in_[dist.get_rank(kwargs["group"])] == 0
         sent.append(input_.numel() * input_.element_size())
         return original(output, input_, out, in_, **kwargs)
 

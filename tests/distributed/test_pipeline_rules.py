@@ -15,6 +15,7 @@ from tests.distributed.model import HIDDEN, VOCABULARY, Block
 from tests.distributed.pipeline_cases import IN_FP32, PipelineCase
 from tests.distributed.pipeline_model import (
     MATRICES,
+    MODELS,
     OneProcess,
     batches,
     build_stages,
@@ -42,7 +43,9 @@ def test_rules_do_not_depend_on_the_stage() -> None:
             rows = table(messages.text)
             matrices = [row for row in rows if row[1].strip() == "SWAN"]
             assert [int(row[3]) for row in matrices] == [len(MATRICES[model])]
-            assert sum(int(row[2]) for row in rows) == len(list(OneProcess(model).parameters()))
+            assert sum(int(row[2]) for row in rows) == len(
+                list(OneProcess(MODELS[model]()).parameters())
+            )
         engine.destroy()
 
 

@@ -44,8 +44,8 @@ class Wanted:
 def files_to_verify(engine: Any, folder: Path, wanted: Wanted) -> list[Path]:
     """Return the files that this rank answers for, so that every file is read through once.
 
-    A file that one rank alone loads is its own business. What all ranks load, or all of one
-    pipeline stage, is shared out among them; with ``use_node_local_storage`` every node has its own
+    A file that one rank alone loads is its own business. What all data-parallel ranks load
+    is shared out among them; with ``use_node_local_storage`` every node has its own
     copy, and every rank verifies all that it loads.
 
     Args:
@@ -59,8 +59,9 @@ def files_to_verify(engine: Any, folder: Path, wanted: Wanted) -> list[Path]:
     own, common = _files(engine, folder, wanted)
     if engine.use_node_local_storage():
         return [*own, *common]
-    # What is common to all ranks, or to those of a pipeline stage.
-    group = engine.mpu.get_data_parallel_group() if engine.pipeline_parallelism else None
+    # Other tensor-parallel ranks, and other pipeline stages, load other files; of a universal
+    # checkpoint all load the same.
+    group = None if engine.load_universal_checkpoint() else engine.seq_data_parallel_group
     return [*own, *common[dist.get_rank(group) :: dist.get_world_size(group)]]
 
 

@@ -1,6 +1,7 @@
 """Write down, beside the optimizer's state, what it holds."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -9,23 +10,40 @@ from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradopt_ds.checkpoint import KEY, Fragment, Group, Record, Slice, to_state
+from gradopt_ds.checkpoint import (
+    KEY,
+    Cut,
+    Fragment,
+    Group,
+    Record,
+    Slice,
+    TensorRanks,
+    to_state,
+)
 from gradopt_ds.integration.parallel.experts import Place, places
 from gradopt_ds.integration.parallel.pipeline import of_all_stages
+from gradopt_ds.integration.parallel.tensor import TensorParallel
 from gradopt_ds.integration.zero.slicing import ZeroSlice
 from gradopt_ds.optim import GradPower, base_of
 from gradopt_ds.optim.resumed_settings import settings_of
 
 
-def record_in_state(engine: Any, optimizer: Optimizer, slices: Sequence[ZeroSlice]) -> None:
+def record_in_state(
+    engine: Any,
+    optimizer: Optimizer,
+    slices: Sequence[ZeroSlice],
+    tensor: TensorParallel | None = None,
+) -> None:
     """Have every state dict of an optimizer carry its record.
 
     Args:
         engine: the engine, its optimizer wrapper in place.
         optimizer: the base optimizer inside that wrapper.
         slices: of this rank; none at stage 0.
+        tensor: how ranks have cut the parameters before ZeRO, if they have.
     """
-    plain = to_state(make_record(engine, optimizer, slices))
+    record = make_record(engine, optimizer, slices)
+    plain = to_state(replace(record, tensor=_tensor_ranks(engine, tensor)))
 
     def add(_: Optimizer, state: dict[str, Any]) -> None:
         # The slices stay what they are; settings may have been changed since.
@@ -67,6 +85,17 @@ def make_record(engine: Any, optimizer: Optimizer, slices: Sequence[ZeroSlice]) 
         pipeline_stages=len(stages),
         elsewhere=tuple(name for name in chain.from_iterable(stages) if name not in here),
     )
+
+
+def _tensor_ranks(engine: Any, tensor: TensorParallel | None) -> TensorRanks | None:
+    if tensor is None:
+        return None
+    cuts = {
+        name: Cut(cut.shape, cut.axis, cut.widths)
+        for name, param in engine.module.named_parameters()
+        for cut in [tensor.cuts[param]]
+    }
+    return TensorRanks(tensor.rank, tensor.size, cuts)
 
 
 def _whole_weights(wrapper: Any, group: int) -> list[Tensor]:

@@ -58,7 +58,7 @@ def convert(source: Path, target: Path) -> None:
     Raises:
         ValueError: the checkpoint is damaged or not complete, is not of ZeRO stage 1 to 3, was not
             saved by an optimizer of this library, or by an earlier version from experts that were
-            spread over ranks.
+            spread over ranks, or by tensor-parallel ranks.
         FileExistsError: ``target`` exists.
     """
     if target.exists():
@@ -135,6 +135,11 @@ def _stages(source: Path, files: Sequence[str]) -> list[list[Saved]]:
         stage = Path(file).name.partition("_mp_rank_")[2]
         stages.setdefault(stage, []).append(Saved(state, from_state(base_state(state))))
     record = next(iter(stages.values()))[0].record
+    if record.tensor:
+        raise ValueError(
+            f"{source} was saved by {record.tensor.size} tensor-parallel ranks: it resumes on as "
+            "many, without conversion"
+        )
     wanted = record.ranks * record.pipeline_stages
     if len(files) != wanted or any(len(ranks) != record.ranks for ranks in stages.values()):
         raise ValueError(f"{source} was saved by {wanted} ranks and holds files of {len(files)}")

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import chain
 from typing import Any
@@ -16,21 +17,45 @@ from torch.optim import Optimizer
 
 from gradopt_ds.integration.checkpoints.verdict import same_end
 from gradopt_ds.integration.parallel.pipeline import of_all_stages
-from gradopt_ds.integration.zero.slicing import ZeroSlice, holds_whole
+from gradopt_ds.integration.parallel.tensor import TensorParallel, ranks_of_stage
+from gradopt_ds.integration.zero.slicing import ZeroSlice, holds_whole, whole_weights
 from gradopt_ds.integration.zero.verification import verify
-from gradopt_ds.matrices import Block, ExchangeSettings, WholeMatrixMap
+from gradopt_ds.matrices import ExchangeSettings, WholeMatrixMap
 from gradopt_ds.optim import MatrixOptimizer, base_of
 from gradopt_ds.optim.param_groups import MATRIX
-from gradopt_ds.sharding import Exchange, Plan, ShardedMatrixMap, make_plan
+from gradopt_ds.sharding import (
+    Exchange,
+    Layout,
+    Matrix,
+    Plan,
+    ShardedMatrixMap,
+    contiguous_layout,
+    make_plan,
+)
 
 
-def attach(engine: Any, optimizer: Optimizer, slices: Sequence[ZeroSlice]) -> str:
+@dataclass(frozen=True)
+class Shared:
+    """The matrices of one tensor that the optimizer steps on, and the ranks that share them."""
+
+    tensor: Tensor
+    layout: Layout
+    ranks: dist.ProcessGroup
+
+
+def attach(
+    engine: Any,
+    optimizer: Optimizer,
+    slices: Sequence[ZeroSlice],
+    tensor: TensorParallel | None = None,
+) -> str:
     """Tell a matrix optimizer where its matrices are.
 
     Args:
         engine: the engine, its optimizer wrapper in place.
         optimizer: the base optimizer inside that wrapper.
         slices: of this rank; none at stage 0.
+        tensor: how ranks have cut the parameters before ZeRO, if they have.
 
     Returns:
         A sentence for the log.
@@ -43,27 +68,39 @@ def attach(engine: Any, optimizer: Optimizer, slices: Sequence[ZeroSlice]) -> st
     base = base_of(optimizer)
     if not isinstance(base, MatrixOptimizer):
         return f"{type(base).__name__} is elementwise: no matrix is put together"
-    wrapper = engine.optimizer
-    if type(wrapper) is FP16_UnfusedOptimizer:
-        base.matrix_map = WholeMatrixMap(_blocks_of_masters(wrapper, base.blocks))
-    if holds_whole(wrapper, optimizer):
+    wrapper, groups = engine.optimizer, optimizer.param_groups
+    is_whole = holds_whole(wrapper, optimizer)
+    if is_whole and tensor is None:
+        if type(wrapper) is FP16_UnfusedOptimizer:
+            weights = whole_weights(wrapper, optimizer)
+            blocks = {
+                held: base.blocks[weight] for held, weight in weights if weight in base.blocks
+            }
+            base.matrix_map = WholeMatrixMap(blocks)
         return "ZeRO stage 0: every rank holds, and updates, whole matrices"
     names = {param: name for name, param in engine.module.named_parameters()}
-    groups = optimizer.param_groups
     slices = [slice_ for slice_ in slices if groups[slice_.group]["rule"] == MATRIX]
-    matrices = [names[weight] for slice_ in slices for weight in slice_.weights]
+    matrices = [names[weight] for weight in base.blocks if weight in names]
     _check_strategies(base.exchange, chain.from_iterable(of_all_stages(engine.module, matrices)))
+    verify(slices, [slice_.layout(names) for slice_ in slices])
+    if tensor is None:
+        shared = _over_data_ranks(base, slices, names)
+    else:
+        weights = whole_weights(wrapper, optimizer) if is_whole else []
+        # At stage 0 every data-parallel rank does the same: its tensor-parallel ranks are enough.
+        ranks = tensor.group if is_whole else ranks_of_stage(engine)
+        shared = _over_tensor_ranks(base, slices, weights, names, tensor, ranks)
     with same_end() if engine.pipeline_parallelism else nullcontext():
-        plans = _plans(base, slices, names)
+        plans = _plans(base, shared)
     base.matrix_map = ShardedMatrixMap(
         {
-            slice_.tensor: Exchange(
+            part.tensor: Exchange(
                 plan,
-                slice_.process_group,
+                part.ranks,
                 base.exchange.wire_dtype,
                 get_accelerator().current_device_name(),
             )
-            for slice_, plan in zip(slices, plans, strict=True)
+            for part, plan in zip(shared, plans, strict=True)
         }
     )
     here: Counter[str] = Counter(chain.from_iterable(plan.strategies for plan in plans))
@@ -71,16 +108,17 @@ def attach(engine: Any, optimizer: Optimizer, slices: Sequence[ZeroSlice]) -> st
     return _summary(type(base).__name__, counts) + _lost_steps(slices, groups)
 
 
-def _blocks_of_masters(
-    wrapper: FP16_UnfusedOptimizer, blocks: Mapping[Tensor, tuple[Block, ...]]
-) -> dict[Tensor, tuple[Block, ...]]:
-    """Return the blocks of the weights, as those of their fp32 copies."""
-    return {
-        master: blocks[weight]
-        for weights, masters in zip(wrapper.fp16_groups, wrapper.fp32_groups, strict=True)
-        for weight, master in zip(weights, masters, strict=True)
-        if weight in blocks
-    }
+def _over_data_ranks(
+    base: MatrixOptimizer, slices: Sequence[ZeroSlice], names: Mapping[Tensor, str]
+) -> list[Shared]:
+    return [
+        Shared(
+            slice_.tensor,
+            slice_.layout(names).split({names[w]: base.blocks[w] for w in slice_.weights}),
+            slice_.process_group,
+        )
+        for slice_ in slices
+    ]
 
 
 def _check_strategies(settings: ExchangeSettings, matrices: Iterable[str]) -> None:
@@ -90,30 +128,60 @@ def _check_strategies(settings: ExchangeSettings, matrices: Iterable[str]) -> No
             raise ValueError(f"exchange_strategy pattern {pattern!r} matches no matrix")
 
 
-def _plans(
+def _over_tensor_ranks(
     base: MatrixOptimizer,
     slices: Sequence[ZeroSlice],
+    whole: Sequence[tuple[Tensor, Tensor]],
     names: Mapping[Tensor, str],
-) -> list[Plan]:
+    tensor: TensorParallel,
+    ranks: dist.ProcessGroup,
+) -> list[Shared]:
+    """Join what tensor-parallel ranks have. Collective.
+
+    Args:
+        base: its blocks are those of whole parameters.
+        slices: of ZeRO.
+        whole: at stage 0, what is stepped on and the weight that it is, in place of slices.
+        names: of the weights.
+        tensor: how the weights are cut.
+        ranks: those that share the work.
+    """
+    held = [(slice_.tensor, slice_.layout(names), slice_.weights) for slice_ in slices]
+    for stepped, weight in whole:
+        if weight in base.blocks:
+            flat = Matrix(names[weight], 1, weight.numel())
+            held.append((stepped, contiguous_layout([flat], [0], weight.numel(), 1), [weight]))
+    columns = [
+        layout.split({names[w]: tensor.shards(w, base.blocks[w]) for w in weights})
+        for _, layout, weights in held
+    ]
+    axes = [
+        [tensor.cuts[weight].axis for weight in weights for _ in base.blocks[weight]]
+        for _, _, weights in held
+    ]
+    return [
+        Shared(stepped, layout, ranks)
+        for (stepped, _, _), layout in zip(held, tensor.join(columns, axes), strict=True)
+    ]
+
+
+def _plans(base: MatrixOptimizer, shared: Sequence[Shared]) -> list[Plan]:
     plans = []
     loads: dict[dist.ProcessGroup, list[int]] = defaultdict(list)
-    whole_weights = [slice_.layout(names) for slice_ in slices]
-    verify(slices, whole_weights)
-    for slice_, weights in zip(slices, whole_weights, strict=True):
-        layout = weights.split({names[weight]: base.blocks[weight] for weight in slice_.weights})
+    for part in shared:
         # Slices of one step share the load: the owners of the next are the idle ones.
-        load = loads[slice_.process_group] or [0] * layout.world_size
-        plan = make_plan(layout, base.oracle, base.exchange, load)
-        loads[slice_.process_group] = [a + b for a, b in zip(load, plan.flops, strict=True)]
-        _check_equal_on_all_ranks(plan.digest(), slice_)
+        load = loads[part.ranks] or [0] * part.layout.world_size
+        plan = make_plan(part.layout, base.oracle, base.exchange, load)
+        loads[part.ranks] = [a + b for a, b in zip(load, plan.flops, strict=True)]
+        _check_equal_on_all_ranks(plan.digest(), part.ranks)
         plans.append(plan)
     return plans
 
 
-def _check_equal_on_all_ranks(digest: int, slice_: ZeroSlice) -> None:
+def _check_equal_on_all_ranks(digest: int, ranks: dist.ProcessGroup) -> None:
     device = get_accelerator().current_device_name()
     extremes = torch.tensor([digest, -digest], device=device)
-    dist.all_reduce(extremes, dist.ReduceOp.MAX, group=slice_.process_group)
+    dist.all_reduce(extremes, dist.ReduceOp.MAX, group=ranks)
     if extremes[0] != -extremes[1]:
         raise RuntimeError(
             "the ranks planned different exchanges: do all run the same model, config and versions?"

@@ -56,6 +56,15 @@ def holds_whole(wrapper: Any, optimizer: Optimizer) -> bool:
     return wrapper is optimizer or type(wrapper) is FP16_UnfusedOptimizer
 
 
+def whole_weights(wrapper: Any, optimizer: Optimizer) -> list[tuple[Tensor, Tensor]]:
+    """Return, at stage 0, what the base optimizer steps on and the weight that it is."""
+    held = [param for group in optimizer.param_groups for param in group["params"]]
+    # Half precision: the base optimizer's groups hold fp32 copies.
+    is_half = type(wrapper) is FP16_UnfusedOptimizer
+    weights = [weight for group in wrapper.fp16_groups for weight in group] if is_half else held
+    return list(zip(held, weights, strict=True))
+
+
 def read_slices(wrapper: Any, optimizer: Optimizer) -> list[ZeroSlice]:
     """Read the slices of a ZeRO wrapper, in the order in which it steps on them.
 
