@@ -10,11 +10,13 @@ from typing import Any
 
 import deepspeed
 import numpy as np
+import torch
 import torch.distributed as dist
 from deepspeed.pipe import LayerSpec, PipelineModule, TiedLayerSpec
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from torch import nn
 
+from tests.distributed.checkpoint_engines import assert_equal
 from tests.distributed.fused_model import (
     HIDDEN,
     TOKENS,
@@ -22,7 +24,7 @@ from tests.distributed.fused_model import (
     FusedBlock,
     RowParallelLinear,
 )
-from tests.distributed.harness import distributed, record
+from tests.distributed.harness import distributed, folder, record
 from tests.distributed.observe import array
 from tests.distributed.pipeline_cases import PipelineCase
 from tests.distributed.pipeline_model import OneProcess, batches, fill, loss, project
@@ -70,7 +72,7 @@ def test_a_step_is_that_of_one_process(case: PipelineCase) -> None:
     }
     for step in range(3):
         gradients = gradients_of_one_process(twin, case, step, engine)
-        engine.train_batch(batches(step, case.accumulation, engine.grid.get_data_parallel_rank()))
+        train(engine, case, range(step, step + 1))
         after = whole(engine, twin)
         for name, reference in references.items():
             reference.weight = before[name].copy()
@@ -83,6 +85,31 @@ def test_a_step_is_that_of_one_process(case: PipelineCase) -> None:
             param.data.copy_(param.data.new_tensor(after[name]))
         before = after
     engine.destroy()
+
+
+@distributed(8, cases=CASES[:2])
+def test_a_resume_is_bit_equal(case: PipelineCase) -> None:
+    """Every rank's weights and state, from its own files."""
+    unbroken = start(case)
+    train(unbroken, case, range(1))
+    path = folder(f"3-D {case.name}")
+    unbroken.save_checkpoint(path, tag="one")
+    dist.barrier()
+    train(unbroken, case, range(1, 3))
+    resumed = start(case)
+    resumed.load_checkpoint(path)
+    train(resumed, case, range(1, 3))
+    for one, other in zip(unbroken.module.parameters(), resumed.module.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert_equal(unbroken.optimizer.state_dict(), resumed.optimizer.state_dict(), case.name)
+    unbroken.destroy()
+    resumed.destroy()
+
+
+def train(engine: Any, case: PipelineCase, steps: range) -> None:
+    """Take steps."""
+    for step in steps:
+        engine.train_batch(batches(step, case.accumulation, engine.grid.get_data_parallel_rank()))
 
 
 def start(case: PipelineCase) -> Any:
@@ -146,4 +173,7 @@ def whole(engine: Any, twin: OneProcess) -> dict[str, Array]:
             joined[name] = np.concatenate([h for pair in zip(*halves, strict=True) for h in pair])
         else:
             joined[name] = np.concatenate([first, second], axes[0])
-    return whole_model(engine, joined)
+    model = whole_model(engine, joined)
+    for name, weight in joined.items():
+        assert np.array_equal(weight, model[name]), f"the stages' copies of {name} differ"
+    return model

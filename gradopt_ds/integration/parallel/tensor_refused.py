@@ -33,7 +33,6 @@ SETTINGS: tuple[Setting, ...] = (
         "parameters marked sequence_parallel",
         lambda e: any(getattr(p, "sequence_parallel", False) for p in e.module.parameters()),
     ),
-    ("DeepSpeed MoE layers", lambda e: e.has_moe_layers),
     ("sequence parallelism", lambda e: e.sequence_parallel_size > 1),
     (
         "pipeline parallelism of the mpu (make a PipelineModule)",

@@ -51,7 +51,6 @@ def test_the_proven_settings_are_accepted() -> None:
         ),
         ({"overlap": True}, "tp_overlap_comm"),
         ({"parameters": [SimpleNamespace(sequence_parallel=True)]}, "sequence_parallel"),
-        ({"has_moe_layers": True}, "MoE layers"),
         ({"sequence_parallel_size": 2}, "sequence parallelism"),
         (
             {"mpu": SimpleNamespace(
@@ -80,6 +79,6 @@ def test_the_accessors_exist() -> None:
     asked = {name for _, check in SETTINGS for name in check.__code__.co_names}
     asked |= set(_half_precision.__code__.co_names)
     known = {"_half_precision", "bool", "any", "getattr", "bwc_pipeline_parallel_world_size"}
-    attributes = {"tp_overlap_comm", "module", "parameters", "has_moe_layers", "mpu"}
+    attributes = {"tp_overlap_comm", "module", "parameters", "pipeline_parallelism", "mpu"}
     attributes |= {"sequence_parallel_size"}
     assert [n for n in asked - known - attributes if not hasattr(DeepSpeedEngine, n)] == []
