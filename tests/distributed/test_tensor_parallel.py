@@ -10,7 +10,7 @@ from torch import nn
 from tests.distributed.cases import BF16_ACCUMULATING_IN_FP32, STOCHASTIC
 from tests.distributed.harness import distributed, record
 from tests.distributed.moe_model import whole
-from tests.distributed.observe import array, clipped, masters
+from tests.distributed.observe import array, clipped, in_last_places, masters
 from tests.distributed.recipes import RECIPES
 from tests.distributed.tensor_engines import TensorCase, start
 from tests.distributed.tensor_model import (
@@ -22,7 +22,6 @@ from tests.distributed.tensor_model import (
     separate_parallelism,
     tensor_batch,
 )
-from tests.distributed.test_exactness import last_place
 from tests.reference import Array, StackedReference
 
 WIRE = {"exchange_bucket_size": 4000, "exchange_strategy": {"*.down_proj.weight": "owner"}}
@@ -93,7 +92,7 @@ def worst_errors(case: TensorCase) -> dict[str, float]:
             deviation = after[name] - before[name] - expected
             relative = float(np.linalg.norm(deviation) / np.linalg.norm(expected))
             if case.precision == "pure bf16":
-                relative = float((np.abs(deviation) / last_place(after[name])).max())
+                relative = in_last_places(deviation, after[name])
             assert np.isfinite(relative), name
             kind = "matrices" if name in model.matrices else "others"
             worst[kind] = max(worst[kind], relative)
