@@ -147,7 +147,8 @@ class StackedReference:
     Attributes:
         rule: the optimizer.
         weight: the tensor.
-        parts: from such a tensor to its matrices, as views.
+        parts: from such a tensor to its matrices, as views; of a matrix whose rows do not lie
+            together, ``[groups, rows, columns]``.
     """
 
     rule: Rule
@@ -157,7 +158,7 @@ class StackedReference:
 
     def __post_init__(self) -> None:
         self.weight = np.array(self.weight, dtype=np.float64)
-        self.references = [Reference(self.rule, part) for part in self.parts(self.weight)]
+        self.references = [Reference(self.rule, _rows(p)) for p in self.parts(self.weight)]
 
     def step(self, gradient: Array) -> None:
         """Update every matrix with its part of the gradient."""
@@ -165,6 +166,10 @@ class StackedReference:
         for reference, part, g in zip(
             self.references, self.parts(self.weight), gradients, strict=True
         ):
-            reference.weight = part.copy()
-            reference.step(g)
-            part[...] = reference.weight
+            reference.weight = _rows(part).copy()
+            reference.step(_rows(g))
+            part[...] = reference.weight.reshape(part.shape)
+
+
+def _rows(part: Array) -> Array:
+    return part.reshape(-1, part.shape[-1]) if part.ndim > 2 else part

@@ -162,8 +162,8 @@ def without_matrices(model: nn.Module) -> ValueError:
     """Return what a matrix optimizer of a model without any matrix is refused with."""
     return ValueError(
         f"{type(model).__name__} has no matrix for it, so that AdamW would update "
-        "everything: name matrices in `include` (weights of an nn.Linear are taken by "
-        "themselves, transformers' Conv1D of GPT-2 is not), or choose AdamW"
+        "everything: name matrices in `include` (weights of an nn.Linear and of "
+        "transformers' Conv1D are taken by themselves), or choose AdamW"
     )
 
 

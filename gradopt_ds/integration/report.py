@@ -61,7 +61,8 @@ def summarize_rules(model: nn.Module, optimizer: Optimizer) -> list[RuleSummary]
             if isinstance(base, MatrixOptimizer):
                 assignment = base.assignments[param]
                 label = algorithm if assignment.rule == MATRIX else "AdamW (auxiliary)"
-                reason, matrices = assignment.reason, len(assignment.blocks)
+                reason = assignment.reason
+                matrices = sum(len(block.shapes) for block in assignment.blocks)
                 shape = assignment.shape
             name = names.get(param, "(not a parameter of the model)")
             summary = summaries.setdefault((label, reason), RuleSummary(label, reason, name))

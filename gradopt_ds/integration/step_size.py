@@ -62,8 +62,9 @@ def _largest_step(optimizer: MatrixOptimizer) -> tuple[float, float]:
     for group in optimizer.param_groups:
         for param in group["params"]:
             for block in optimizer.blocks.get(param, ()):
-                relative = optimizer.relative_step(block.rows, block.columns, group)
-                if relative is None:
-                    return 0.0, 0.0
-                largest = max(largest, (group[BASE_LR], relative))
+                for rows, columns in block.shapes:
+                    relative = optimizer.relative_step(rows, columns, group)
+                    if relative is None:
+                        return 0.0, 0.0
+                    largest = max(largest, (group[BASE_LR], relative))
     return largest

@@ -1,18 +1,19 @@
 """The contracts: which matrices lie in a parameter, and how a rule reaches them."""
 
+from gradopt_ds.matrices.arrangement import Arrangement, arranged
 from gradopt_ds.matrices.blocks import Block
 from gradopt_ds.matrices.exchange_settings import ExchangeSettings
 from gradopt_ds.matrices.matrix_map import (
     MatrixMap,
-    MatrixRule,
     MatrixUpdates,
     WholeMatrixMap,
     map_equal_shapes,
 )
-from gradopt_ds.matrices.row_shards import WHOLE, RowShards
+from gradopt_ds.matrices.row_shards import WHOLE, MatrixRule, RowShards
 
 __all__ = [
     "WHOLE",
+    "Arrangement",
     "Block",
     "ExchangeSettings",
     "MatrixMap",
@@ -20,5 +21,6 @@ __all__ = [
     "MatrixUpdates",
     "RowShards",
     "WholeMatrixMap",
+    "arranged",
     "map_equal_shapes",
 ]

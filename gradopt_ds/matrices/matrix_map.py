@@ -14,12 +14,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from gradopt_ds.matrices.arrangement import Arrangement, apply_to_arranged
 from gradopt_ds.matrices.blocks import Block
-from gradopt_ds.matrices.row_shards import WHOLE, RowShards
-
-MatrixRule = Callable[[Tensor, RowShards], tuple[Tensor, Tensor]]
-"""``[b, m, n]`` and where rows that are not among the m are → directions ``[b, m, n]`` and one
-scale per matrix ``[b]``."""
+from gradopt_ds.matrices.row_shards import WHOLE, MatrixRule
 
 BATCH_ELEMENTS = 2**24
 """Most elements in one batched call: 64 MiB of float32, so that batching equal shapes never
@@ -72,29 +69,35 @@ class MatrixMap(Protocol):
 
 
 def map_equal_shapes(
-    matrices: Sequence[Tensor], rule: MatrixRule
+    matrices: Sequence[Tensor],
+    rule: MatrixRule,
+    arrangements: Sequence[Arrangement | None] | None = None,
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """Apply ``rule`` to matrices of any shapes, those of one shape together.
 
     Args:
         matrices: 2-D tensors; they are read, never written.
         rule: the batched rule.
+        arrangements: for each of ``matrices`` that is several, how they lie in it.
 
     Yields:
         ``(k indices, directions [k, m, n], scales [k])`` for every batch.
     """
-    by_shape: dict[tuple[torch.Size, torch.dtype], list[int]] = {}
+    by_shape: dict[tuple[torch.Size, torch.dtype, Arrangement | None], list[int]] = {}
     for index, matrix in enumerate(matrices):
-        by_shape.setdefault((matrix.shape, matrix.dtype), []).append(index)
-    for (shape, _), indices in by_shape.items():
+        arrangement = arrangements[index] if arrangements else None
+        by_shape.setdefault((matrix.shape, matrix.dtype, arrangement), []).append(index)
+    for (shape, _, arrangement), indices in by_shape.items():
         per_batch = max(1, BATCH_ELEMENTS // max(1, shape.numel()))
         for first in range(0, len(indices), per_batch):
             batch = indices[first : first + per_batch]
             members = [matrices[i] for i in batch]
-            # One matrix, the largest as a rule, need not be copied to become a batch.
-            stacked = torch.stack(members) if len(members) > 1 else members[0][None]
-            directions, scales = rule(stacked, WHOLE)
-            yield batch, directions, scales
+            if arrangement is None:
+                # One matrix, the largest as a rule, need not be copied to become a batch.
+                stacked = torch.stack(members) if len(members) > 1 else members[0][None]
+                yield batch, *rule(stacked, WHOLE)
+            else:
+                yield batch, *apply_to_arranged(members, arrangement, rule)
 
 
 class WholeMatrixMap:
@@ -131,7 +134,8 @@ class WholeMatrixMap:
             for block in self.blocks[param]:
                 places.append((param, block))
                 matrices.append(flat[block.where].view(block.rows, block.columns))
-        for batch, results, scales in map_equal_shapes(matrices, rule):
+        arrangements = [block.arrangement for _, block in places]
+        for batch, results, scales in map_equal_shapes(matrices, rule, arrangements):
             members = [places[index] for index in batch]
             alone = [(block.rows, block.columns) == param.shape for param, block in members]
             yield MatrixUpdates(

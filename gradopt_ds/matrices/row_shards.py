@@ -1,5 +1,6 @@
 """Rows of one tall matrix on several ranks: what a rule has to ask the other ranks for."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
@@ -24,6 +25,11 @@ class RowShards(Protocol):
     def max(self, x: Tensor) -> Tensor:
         """Return the elementwise maximum of what each rank computed from its rows."""
         ...
+
+
+MatrixRule = Callable[[Tensor, RowShards], tuple[Tensor, Tensor]]
+"""``[b, m, n]`` and where rows that are not among the m are → directions ``[b, m, n]`` and one
+scale per matrix ``[b]``."""
 
 
 class Whole:

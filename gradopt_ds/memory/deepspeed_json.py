@@ -40,7 +40,7 @@ def read_setup(config: Mapping[str, Any], ranks: int) -> dict[str, Any]:
         ValueError: names every key whose meaning for memory is not known.
     """
     known = {*NO_MATTER, *BATCHES, "zero_optimization", "optimizer", "bf16", "fp16", "data_types",
-             "expert_parallel"}  # fmt: skip
+             "expert_parallel", "tensor_parallel"}  # fmt: skip
     zero = dict(config.get("zero_optimization") or {})
     unknown = [key for key in config if key not in known]
     unknown += [f"zero_optimization.{key}" for key in zero
@@ -60,6 +60,7 @@ def read_setup(config: Mapping[str, Any], ranks: int) -> dict[str, Any]:
         "precision": _precision(config),
         "ranks": ranks,
         **_auto_ep(config.get("expert_parallel") or {}),
+        **_auto_tp(config.get("tensor_parallel") or {}),
         **_batches(config, ranks),
     }
 
@@ -82,6 +83,13 @@ def _auto_ep(settings: Mapping[str, Any]) -> dict[str, int]:
             "layers have other parameters than the model's; take it out of the JSON"
         )
     return {"expert_parallel": size}
+
+
+def _auto_tp(settings: Mapping[str, Any]) -> dict[str, Any]:
+    names = {"autotp_size": "tensor_parallel", "preset_model": "tensor_parallel_preset"}
+    if more := sorted(set(settings) - set(names)):
+        raise ValueError(f"it is not known what tensor_parallel: {more} means for memory")
+    return {names[key]: value for key, value in settings.items() if value}
 
 
 def _precision(config: Mapping[str, Any]) -> str:

@@ -5,16 +5,17 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from gradopt_ds.integration.parallel.experts import is_spread
 from gradopt_ds.integration.parallel.experts_on_paper import on_one_rank
 from gradopt_ds.memory import activations
 from gradopt_ds.memory.optimizers import Built, build
 from gradopt_ds.memory.setup import Setup
+from gradopt_ds.memory.split import Place, Split
 from gradopt_ds.memory.workspace import workspace_bytes
 from gradopt_ds.memory.zero import Group, stepped_shapes, zero_bytes
-from gradopt_ds.optim.facts import read_facts, whole_shape
+from gradopt_ds.optim.facts import read_facts
 from gradopt_ds.optim.param_groups import AUX, MATRIX, default_assignments
 
 
@@ -71,24 +72,35 @@ def estimate(
     Args:
         model: it may be on the meta device; its ``config`` is transformers'.
         optimizer: the ``"optimizer"`` block of a DeepSpeed JSON.
-        setup: ZeRO, precision and batch.
-        rank: whose memory; by default the rank's that holds the most.
+        setup: ZeRO, parallelism, precision and batch.
+        rank: whose memory, of all processes (see :meth:`gradopt_ds.memory.split.Split.places`); by
+            default the rank's that holds the most.
 
     Raises:
-        ValueError: see :func:`gradopt_ds.memory.optimizers.build` and
-            :func:`gradopt_ds.integration.parallel.experts_on_paper.on_one_rank`.
+        ValueError: see :func:`gradopt_ds.memory.optimizers.build`,
+            :func:`gradopt_ds.integration.parallel.experts_on_paper.on_one_rank` and
+            :meth:`gradopt_ds.memory.split.Split.of`.
     """
     model = on_one_rank(model, setup.expert_parallel)
     built = build(optimizer, model)
-    by_group = _groups(built, setup)
+    split = Split.of(model, setup)
+    estimates = [_at(place, split, model, built) for place in split.places(rank)]
+    return max(estimates, key=lambda estimated: estimated.total)
+
+
+def _at(place: Place, split: Split, model: nn.Module, built: Built) -> Estimate:
+    """Estimate for the rank that holds the most of those at a place."""
+    setup = split.setup
+    shapes = split.shapes(place.stage, place.tensor)
+    by_group = _groups(built, shapes, setup)
     groups = [part for parts in by_group for part in parts]
-    state = _state(model, built, by_group, setup)
-    ranks = range(setup.ranks) if rank is None else [rank]
-    all_ranks = [zero_bytes(groups, setup, rank) for rank in ranks]
+    state = _state(model, built, by_group, shapes, setup)
+    all_ranks = [zero_bytes(groups, setup, rank) for rank in place.data]
     held = max(all_ranks, key=lambda size: (size.cast_gradients, size.gradients))
-    workspace = workspace_bytes(built, by_group, setup)
-    forward = activations.forward_bytes(model.config, setup)
-    backward = activations.peak_bytes(model.config, setup)
+    workspace = workspace_bytes(built, by_group, setup, split.stages[place.stage])
+    share = split.share(model, place.stage)
+    forward = activations.forward_bytes(model.config, setup, share)
+    backward = activations.peak_bytes(model.config, setup, share)
     resident = held.weights + held.masters + sum(state) + held.buckets
     moments = {
         "backward": resident + held.gradients + held.backward_buckets + backward,
@@ -122,18 +134,25 @@ def _part_bytes(groups: Sequence[Group], setup: Setup) -> int:
     return sum(prod(shape) for shape in shapes) * setup.dtypes.weights.itemsize
 
 
-def _groups(built: Built, setup: Setup) -> list[list[Group]]:
-    """Return each group's parameters, and over how many ranks they are cut."""
-    shapes = [[whole_shape(param) for param in g["params"]] for g in built.optimizer.param_groups]
-    holders = [
-        setup.ranks // (setup.expert_parallel if is_spread(group["params"][0]) else 1)
-        for group in built.optimizer.param_groups
-    ]
-    return [[Group(tuple(own), ranks)] for own, ranks in zip(shapes, holders, strict=True)]
+def _groups(
+    built: Built, shapes: Mapping[Tensor, tuple[int, ...]], setup: Setup
+) -> list[list[Group]]:
+    """Return what a rank has of each group's parameters, and over how many ranks ZeRO cuts it."""
+    parts: list[list[Group]] = []
+    for group in built.optimizer.param_groups:
+        params = [param for param in group["params"] if param in shapes]
+        spread = setup.expert_parallel if params and is_spread(params[0]) else 1
+        own = Group(tuple(shapes[param] for param in params), setup.ranks // spread)
+        parts.append([own] if params else [])
+    return parts
 
 
 def _state(
-    model: nn.Module, built: Built, by_group: Sequence[Sequence[Group]], setup: Setup
+    model: nn.Module,
+    built: Built,
+    by_group: Sequence[Sequence[Group]],
+    shapes: Mapping[Tensor, tuple[int, ...]],
+    setup: Setup,
 ) -> tuple[int, int]:
     """Count the state of matrices, and of everything else."""
     stepped = [
@@ -143,14 +162,17 @@ def _state(
     whole = built.state_bytes(stepped, dtype)
     rules = [group.get("rule") for group in built.optimizer.param_groups]
     if None in rules:  # one rule for all: the matrices' part is in proportion
-        return (matrices := round(whole * _share_of_matrices(model))), whole - matrices
+        return (matrices := round(whole * _share_of_matrices(model, shapes))), whole - matrices
     others = [[] if rule == MATRIX else own for rule, own in zip(rules, stepped, strict=True)]
     aux = built.state_bytes(others, dtype)
     return whole - aux, aux
 
 
-def _share_of_matrices(model: nn.Module) -> float:
+def _share_of_matrices(model: nn.Module, shapes: Mapping[Tensor, tuple[int, ...]]) -> float:
     elements = {rule: 0 for rule in (MATRIX, AUX)}
-    for assignment in default_assignments(read_facts(model).values()).values():
-        elements[assignment.rule] += prod(assignment.shape)
+    facts = read_facts(model)
+    assignments = default_assignments(facts.values())
+    for param, shape in shapes.items():
+        if param in facts:  # else it is frozen
+            elements[assignments[facts[param].name].rule] += prod(shape)
     return elements[MATRIX] / sum(elements.values())

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 
 from gradopt_ds.integration.zero.attributes import BUCKETS, GRADIENTS, MASTERS, WEIGHTS
 
@@ -102,5 +104,8 @@ def _all_tensors() -> list[Tensor]:
     return [
         candidate
         for candidate in gc.get_objects()
-        if issubclass(type(candidate), Tensor) and not candidate.is_meta
+        if issubclass(type(candidate), Tensor)
+        # torch.compile keeps tensors that it has traced with, and that have no memory.
+        if not issubclass(type(candidate), FakeTensor | FunctionalTensor)
+        if not candidate.is_meta
     ]

@@ -7,6 +7,9 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from gradopt_ds.integration.parallel.on_paper import check_parallel
+from gradopt_ds.integration.parallel.pipeline_on_paper import Partition
+
 PrecisionName = Literal["fp32", "bf16", "bf16-fp32-gradients", "pure-bf16", "fp16"]
 
 
@@ -58,7 +61,11 @@ class Setup(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     stage: int = Field(default=2, ge=0, le=3, description="ZeRO stage: 0 to 3")
-    ranks: int = Field(default=1, ge=1, description="data-parallel ranks")
+    ranks: int = Field(
+        default=1,
+        ge=1,
+        description="data-parallel ranks: of every stage, and of every tensor-parallel rank",
+    )
     precision: PrecisionName = Field(
         default="bf16",
         description="bf16 and fp16 have fp32 masters; in pure-bf16 weights, masters, "
@@ -94,6 +101,18 @@ class Setup(BaseModel):
     expert_parallel: int = Field(
         default=1, ge=1, description="ranks that share one copy of the experts"
     )
+    tensor_parallel: int = Field(
+        default=1,
+        ge=1,
+        description="ranks that have shards of the same layers, as AutoTP cuts them",
+    )
+    tensor_parallel_preset: str | None = Field(
+        default=None, description="a preset of AutoTP, for models whose own plan it refuses"
+    )
+    pipeline: int = Field(default=1, ge=1, description="stages of consecutive layers")
+    pipeline_partition: Partition = Field(
+        default="parameters", description="PipelineModule's partition_method: parameters or uniform"
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> "Setup":
@@ -117,7 +136,17 @@ class Setup(BaseModel):
                 f"{self.ranks} ranks cannot be cut into groups of expert_parallel "
                 f"{self.expert_parallel}: it must divide the ranks"
             )
+        check_parallel(self.stage, self.tensor_parallel, self.pipeline, self.expert_parallel)
+        if self.offload_optimizer and self.processes > self.ranks:
+            raise ValueError(
+                "offload_optimizer has not been measured with tensor_parallel or pipeline above 1"
+            )
         return self
+
+    @property
+    def processes(self) -> int:
+        """All ranks: of every stage, and of every tensor-parallel rank."""
+        return self.ranks * self.tensor_parallel * self.pipeline
 
     @property
     def dtypes(self) -> Precision:
@@ -129,7 +158,12 @@ class Setup(BaseModel):
 
         Args:
             optimizer: the ``"optimizer"`` block.
+
+        Raises:
+            ValueError: pipeline stages, which a model brings with it.
         """
+        if self.pipeline > 1:
+            raise ValueError("pipeline is set in a PipelineModule, not in a DeepSpeed JSON")
         zero: dict[str, Any] = {"stage": self.stage, "reduce_bucket_size": self.reduce_bucket_size}
         if self.overlap_comm is not None:
             zero["overlap_comm"] = self.overlap_comm
@@ -151,6 +185,7 @@ class Setup(BaseModel):
             "optimizer": dict(optimizer),
             **self.dtypes.config,
             **self._auto_ep,
+            **self._auto_tp,
         }
 
     @property
@@ -160,3 +195,11 @@ class Setup(BaseModel):
         experts = {"enabled": True, "autoep_size": self.expert_parallel}
         # Stage 0 would be refused with DeepSpeed's default, which changes no byte.
         return {"expert_parallel": experts, "gradient_clipping": 0.0}
+
+    @property
+    def _auto_tp(self) -> dict[str, Any]:
+        if self.tensor_parallel == 1:
+            return {}
+        preset = self.tensor_parallel_preset
+        named = {} if preset is None else {"preset_model": preset}
+        return {"tensor_parallel": {"autotp_size": self.tensor_parallel, **named}}

@@ -6,12 +6,15 @@ from math import prod
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Adam, AdamW
 
+from gradopt_ds.integration.parallel.tensor_cut import TensorCut
 from gradopt_ds.matrices import ExchangeSettings
 from gradopt_ds.matrices.matrix_map import BATCH_ELEMENTS
 from gradopt_ds.memory.optimizers import Built
 from gradopt_ds.memory.setup import Setup
+from gradopt_ds.memory.tensor_exchange import tensor_exchange_bytes
 from gradopt_ds.memory.zero import Group, stepped_shapes, steps_on_all_groups
 from gradopt_ds.optim import MatrixOptimizer
 from gradopt_ds.optim.aux_adamw import CHUNK
@@ -30,23 +33,36 @@ ROUNDED_COPIES = 9
 moments, and five temporaries of the rounding."""
 
 
-def workspace_bytes(built: Built, groups: Sequence[Sequence[Group]], setup: Setup) -> int:
+def workspace_bytes(
+    built: Built,
+    groups: Sequence[Sequence[Group]],
+    setup: Setup,
+    cuts: Mapping[Tensor, TensorCut] | None = None,
+) -> int:
     """Count the bytes that a step may occupy besides gradients and state, at most.
 
     Args:
         built: the optimizer.
         groups: for each of its parameter groups the parameters on a rank.
         setup: of ZeRO.
+        cuts: parameters of the rank's pipeline stage → how tensor parallelism cuts them; by default
+            all of the optimizer's, whole.
     """
     master = setup.dtypes.masters.itemsize
     rules, copies = [], []
     for group, parts in zip(built.optimizer.param_groups, groups, strict=True):
         sizes = [prod(shape) for shapes in stepped_shapes(parts, setup) for shape in shapes]
+        params = [param for param in group["params"] if cuts is None or param in cuts]
+        if not params:
+            continue
         if group.get("rule") == MATRIX:
             assert isinstance(built.base, MatrixOptimizer)
-            blocks = [block for param in group["params"] for block in built.base.blocks[param]]
-            largest = max(block.numel for block in blocks)
-            own = _matrix_bytes(parts, largest, setup, built.base.exchange)
+            blocks = {param: built.base.blocks[param] for param in params}
+            if cuts is not None and setup.tensor_parallel > 1:
+                own = tensor_exchange_bytes(built.base, blocks, cuts, setup)
+            else:
+                largest = max(block.numel for inside in blocks.values() for block in inside)
+                own = _matrix_bytes(parts, largest, setup, built.base.exchange)
         else:
             own = _elementwise_bytes(built, group, sizes, setup)
         rules.append(own)

@@ -10,13 +10,21 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from gradopt_ds.optim.splits import stacked_experts
+from gradopt_ds.optim.families import FUSED_NAMES, known_weights, library_class, stacked_experts
+from gradopt_ds.optim.heads import heads_of_projection
+from gradopt_ds.optim.splits import Inside
 
-Owner = Literal["embedding", "convolution", "linear", "head", "router", "other"]
-"""What a module that a parameter belongs to is."""
+Owner = Literal["embedding", "table", "convolution", "linear", "head", "router", "other"]
+"""What a module that a parameter belongs to is; a table is an embedding that no index is looked up
+in: positions of a picture's patches, a class token."""
 
 EXPERTS = frozenset({"experts", "deepspeed_experts", "deepspeed_moe"})
 """What a module that routes tokens calls its experts."""
+
+HEAD_NAMES = frozenset(
+    {"lm_head", "embed_out", "output", "output_layer", "head", "classifier", "score", "unembed"}
+)
+"""Last component of the names that output heads go by in the common model libraries."""
 
 ROUTERS = frozenset({"gate", "router", "shared_expert_gate", "coefficient"})
 """What it calls the layers that choose and weigh them."""
@@ -44,15 +52,44 @@ class ParameterFacts:
         shape: of the whole parameter.
         owners: what the modules are that it belongs to; more than one if it is tied.
         in_block: whether it lies in one of several numbered layers.
-        stack: how the module itself says that the matrices of a 3-D stack are divided, and the
-            reason that is given for it; ``None`` if it does not say.
+        inside: which matrices lie in it, as its module says; ``None`` if it does not say.
+        unclear: it is called like a weight that holds several matrices, and nobody says which; or
+            what its module says does not add up to its shape.
+        heads: outputs of each head, in order, where it is a projection to heads.
     """
 
     name: str
     shape: tuple[int, ...]
     owners: frozenset[Owner]
     in_block: bool
-    stack: tuple[int, str] | None = None
+    inside: Inside | None = None
+    unclear: bool = False
+    heads: tuple[int, ...] = ()
+
+    @property
+    def may_be_head(self) -> bool:
+        """Tell whether a layer of several, with the shape of an embedding, may be an output head.
+
+        A pipeline and ``nn.Sequential`` number their head too; ``layers.0.qkv`` is none.
+        """
+        path = self.name.split(".")[:-1]
+        return path[0].isdigit() or path[-1].isdigit() or path[-1] in HEAD_NAMES
+
+    def split_by_heads(self) -> list[int]:
+        """Return the outputs of each head.
+
+        Raises:
+            ValueError: they are not known.
+        """
+        if self.heads:
+            return list(self.heads)
+        if self.inside is None or not self.inside.heads:
+            raise ValueError(
+                "its module does not say that its rows are those of heads (the output projection "
+                "of an attention has them in its columns); write the rows of each, or how many"
+            )
+        inside = self.inside
+        return list(inside.heads) * (inside.groups * sum(inside.sizes) // sum(inside.heads))
 
 
 def whole_shape(param: Tensor) -> tuple[int, ...]:
@@ -83,6 +120,8 @@ def read_facts(model: nn.Module) -> dict[Tensor, ParameterFacts]:
     routers = set(_routers(model))
     get_head = getattr(model, "get_output_embeddings", None)
     head = get_head() if callable(get_head) else None
+    known = _known_weights(model)
+    heads = _heads(model)
     facts: dict[Tensor, ParameterFacts] = {}
     for param, name in names.items():
         if remembered := getattr(param, REMEMBERED, None):
@@ -91,10 +130,18 @@ def read_facts(model: nn.Module) -> dict[Tensor, ParameterFacts]:
         owners: set[Owner] = {_owner(module, head) for module in modules[param]}
         if param in routers:
             owners.add("router")
-        shape, leaf = whole_shape(param), name.split(".")[-1]
-        stack = stacked_experts(modules[param][0], leaf) if len(shape) == 3 else None
+        shape, (*path, leaf) = whole_shape(param), name.split(".")
+        inside = known.get(param) or stacked_experts(modules[param][0], leaf, shape)
+        fits = inside is not None and inside.fits(shape)
+        fused = path[-1:] and path[-1] in FUSED_NAMES and "linear" in owners and len(shape) == 2
         facts[param] = ParameterFacts(
-            name, shape, frozenset(owners), in_numbered_layer(name), stack
+            name,
+            shape,
+            frozenset(owners),
+            in_numbered_layer(name),
+            inside if fits else None,
+            not fits and bool(fused or param in known),
+            heads.get(param, ()),
         )
     return facts
 
@@ -102,6 +149,31 @@ def read_facts(model: nn.Module) -> dict[Tensor, ParameterFacts]:
 def in_numbered_layer(name: str) -> bool:
     """Tell whether a module on the way to a parameter has a number for its name."""
     return any(part.isdigit() for part in name.split(".")[:-1])
+
+
+def _known_weights(model: nn.Module) -> dict[Tensor, Inside | None]:
+    """Collect what modules say of their weights; an attention is asked before its layers."""
+    known: dict[Tensor, Inside | None] = {}
+    for module in model.modules():
+        for path, inside in known_weights(module):
+            *submodules, leaf = path.split(".")
+            owner = module
+            for name in submodules:
+                owner = getattr(owner, name, None)  # type: ignore[assignment]
+            if isinstance(param := getattr(owner, leaf, None), Tensor):
+                known.setdefault(param, inside)
+    return known
+
+
+def _heads(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
+    """Return the heads of the projections to them."""
+    heads: dict[Tensor, tuple[int, ...]] = {}
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.Linear):
+                outputs = whole_shape(child.weight)[0]
+                heads[child.weight] = heads_of_projection(module, name, outputs)
+    return heads
 
 
 def _owner(module: nn.Module, head: nn.Module | None) -> Owner:
@@ -114,7 +186,9 @@ def _owner(module: nn.Module, head: nn.Module | None) -> Owner:
     if isinstance(module, nn.Linear):
         return "linear"
     names = [known.__name__ for known in type(module).__mro__]
-    return next((MEGATRON[name] for name in names if name in MEGATRON), "other")
+    if known := next((MEGATRON[name] for name in names if name in MEGATRON), None):
+        return known
+    return "table" if (library_class(module) or "").endswith("Embeddings") else "other"
 
 
 def _routers(model: nn.Module) -> Iterator[Tensor]:

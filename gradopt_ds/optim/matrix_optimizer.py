@@ -281,8 +281,8 @@ class MatrixOptimizer(Optimizer, ABC):
     def _check_assignments(self, assignments: Mapping[Tensor, Assignment]) -> None:
         for param, assignment in assignments.items():
             shapes = [(block.rows, block.columns) for block in assignment.blocks]
-            for block in assignment.blocks:
-                self._check_matrix(block)
+            for rows, columns in (shape for b in assignment.blocks for shape in b.shapes):
+                self._check_matrix(rows, columns)
             if shapes and shapes != [tuple(param.shape)] and not param.is_contiguous():
                 raise ValueError(
                     f"a parameter of shape {tuple(param.shape)} with {len(shapes)} matrices in it "
@@ -290,7 +290,7 @@ class MatrixOptimizer(Optimizer, ABC):
                     "set `param.data = param.data.contiguous()` before the optimizer is made"
                 )
 
-    def _check_matrix(self, block: Block) -> None:
+    def _check_matrix(self, rows: int, columns: int) -> None:
         """Refuse a matrix that the rule would never move.
 
         Raises:

@@ -14,20 +14,17 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from gradopt_ds.matrices import Block
-from gradopt_ds.optim.facts import ParameterFacts, read_facts, whole_shape
+from gradopt_ds.optim.facts import HEAD_NAMES, ParameterFacts, read_facts, whole_shape
 from gradopt_ds.optim.patterns import listed, matching, splits_by_name
-from gradopt_ds.optim.splits import blocks_of
+from gradopt_ds.optim.splits import Split, blocks_of
 
 Rule = Literal["matrix", "aux"]
 MATRIX: Rule = "matrix"
 AUX: Rule = "aux"
 
-HEAD_NAMES = frozenset(
-    {"lm_head", "embed_out", "output", "output_layer", "head", "classifier", "score", "unembed"}
-)
-"""Last component of the names that output heads go by in the common model libraries."""
-
 UNKNOWN_TENSOR = "3 or more dimensions, not a convolution"
+UNKNOWN_FUSED = "named like a weight with several matrices, and it is not known which"
+UNKNOWN = (UNKNOWN_TENSOR, UNKNOWN_FUSED)
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ def assign_rules(
     model: nn.Module,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    split: Mapping[str, int | Sequence[int]] | None = None,
+    split: Mapping[str, Split] | None = None,
     elsewhere: Sequence[ParameterFacts] = (),
 ) -> dict[Tensor, Assignment]:
     """Decide for every trainable parameter of ``model`` which rule updates it.
@@ -55,8 +52,9 @@ def assign_rules(
         include: glob patterns on parameter names (``"*.router.weight"``) that become matrices.
         exclude: glob patterns on parameter names that go to the auxiliary AdamW.
         split: glob pattern on parameter names → how the rows of a matrix, or of every matrix of a
-            3-D stack, are divided into matrices: the number of equal parts, or the rows of each.
-            Defaults: stacked experts of ``transformers`` as their module says, else one matrix.
+            3-D stack, are divided into matrices: the number of equal parts, the rows of each, or
+            ``"heads"``. A weight that is known to be stored transposed is divided by columns.
+            Defaults: fused weights and stacked experts as their module says, else one matrix.
         elsewhere: facts of the model's parameters that other processes hold (pipeline stages). A
             parameter's rule depends on all of them, and patterns may mean any. Of a parameter that
             is here too they take the place of those read from ``model``.
@@ -69,7 +67,7 @@ def assign_rules(
             ``split``, match one parameter; an included parameter is not 2-D; a split does not add
             up to the rows or is of a parameter that is no matrix; a parameter has three or more
             dimensions, is no convolution, and neither its module nor ``split`` says which matrices
-            lie in it, nor does ``exclude`` name it.
+            lie in it, nor does ``exclude`` name it; or its name says that there are several.
     """
     facts = read_facts(model)
     known = {fact.name: fact for fact in (*facts.values(), *elsewhere)}
@@ -80,7 +78,7 @@ def assign_rules(
     splits = splits_by_name(list(known), split or {})
     # Of the whole model, so that a mistake in any part of it is found by every process.
     assignments = {
-        name: _overridden(assignment, included, excluded, splits.get(name))
+        name: _overridden(known[name], assignment, included, excluded, splits.get(name))
         for name, assignment in default_assignments(known.values()).items()
     }
     return {param: assignments[fact.name] for param, fact in facts.items()}
@@ -92,7 +90,7 @@ def matrix_param_groups(
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    split: Mapping[str, int | Sequence[int]] | None = None,
+    split: Mapping[str, Split] | None = None,
     elsewhere: Sequence[ParameterFacts] = (),
 ) -> list[dict[str, Any]]:
     """Make the parameter groups for a matrix optimizer: each given group split by rule.
@@ -164,19 +162,23 @@ def default_assignments(facts: Iterable[ParameterFacts]) -> dict[str, Assignment
         fact.shape for fact in facts if fact.in_block and "embedding" not in fact.owners
     )
     repeated = {shape for shape, count in in_blocks.items() if count > 1}
-    return {
-        fact.name: _default_assignment(
-            fact, heads=vocabularies - repeated if fact.in_block else vocabularies
-        )
-        for fact in facts
-    }
+    says_head = any("head" in fact.owners for fact in facts)
+
+    def heads(fact: ParameterFacts) -> set[tuple[int, ...]]:
+        """Return the shapes by which the parameter would be known as an output head."""
+        if not fact.in_block:
+            return vocabularies
+        return set() if says_head or not fact.may_be_head else vocabularies - repeated
+
+    return {fact.name: _default_assignment(fact, heads(fact)) for fact in facts}
 
 
 def _default_assignment(fact: ParameterFacts, heads: set[tuple[int, ...]]) -> Assignment:
     name, shape = fact.name, fact.shape
-    if fact.stack:
-        split, reason = fact.stack
-        return Assignment(name, shape, MATRIX, reason, blocks_of(shape, split))
+    if fact.inside:
+        return Assignment(name, shape, MATRIX, fact.inside.reason, fact.inside.blocks(shape))
+    if fact.unclear:
+        return Assignment(name, shape, AUX, UNKNOWN_FUSED)
     if "router" in fact.owners and len(shape) > 1:
         return Assignment(name, shape, AUX, "router or gate of experts")
     rule, reason = _default_rule(fact, heads)
@@ -191,8 +193,12 @@ def _default_rule(fact: ParameterFacts, heads: set[tuple[int, ...]]) -> tuple[Ru
     if "embedding" in fact.owners:
         tied = len(fact.owners) > 1
         return AUX, "embedding tied to the output head" if tied else "embedding"
+    if "table" in fact.owners:
+        return AUX, "embedding (a parameter of an embeddings module)"
     if "convolution" in fact.owners:
         return AUX, "convolution kernel"
+    if len(shape) > 2 and sum(size > 1 for size in shape) < 2:
+        return AUX, "a single row or column: a vector, not a matrix"
     if len(shape) > 2:
         return AUX, UNKNOWN_TENSOR
     if "head" in fact.owners:
@@ -209,15 +215,16 @@ def _default_rule(fact: ParameterFacts, heads: set[tuple[int, ...]]) -> tuple[Ru
 
 
 def _overridden(
+    fact: ParameterFacts,
     assignment: Assignment,
     included: set[str],
     excluded: set[str],
-    split: int | Sequence[int] | None,
+    split: Split | None,
 ) -> Assignment:
     name, shape = assignment.name, assignment.shape
     if name in excluded:
         assignment = replace(assignment, rule=AUX, reason="named in exclude", blocks=())
-    elif name in included and assignment.reason != UNKNOWN_TENSOR:
+    elif name in included and assignment.reason not in UNKNOWN:
         if assignment.rule == AUX and len(shape) != 2:
             raise ValueError(
                 f"include names {name!r} of shape {shape}: only 2-D parameters can be matrices"
@@ -225,7 +232,7 @@ def _overridden(
         blocks = assignment.blocks or blocks_of(shape)
         assignment = replace(assignment, rule=MATRIX, reason="named in include", blocks=blocks)
     if split is not None:
-        return _split(assignment, split)
+        return _split(fact, assignment, split)
     if assignment.reason == UNKNOWN_TENSOR:
         raise ValueError(
             f"{name!r} has shape {shape}, and its module does not say which matrices lie in it. If "
@@ -233,17 +240,28 @@ def _overridden(
             f'({{"{name}": 1}}, or 2 if gate and up follow one another in its rows). Or name it in '
             "`exclude` to have it updated by the auxiliary AdamW."
         )
+    if assignment.reason == UNKNOWN_FUSED:
+        raise ValueError(
+            f"{name!r} of shape {shape} is called like a weight that holds several matrices "
+            "(queries, keys and values; gate and up), and its module does not say which. Say it in "
+            f'`split`: the rows of each, {{"{name}": [queries, keys, values]}}, how many equal '
+            "parts, or 1 if it is one matrix. Or name it in `exclude` to have it updated by the "
+            "auxiliary AdamW."
+        )
     return assignment
 
 
-def _split(assignment: Assignment, split: int | Sequence[int]) -> Assignment:
-    if assignment.rule == AUX and assignment.reason != UNKNOWN_TENSOR:
+def _split(fact: ParameterFacts, assignment: Assignment, split: Split) -> Assignment:
+    if assignment.rule == AUX and assignment.reason not in UNKNOWN:
         raise ValueError(
             f"split names {assignment.name!r}, which the auxiliary AdamW updates "
             f"({assignment.reason}): there is no matrix to split"
         )
     try:
-        blocks = blocks_of(assignment.shape, split)
+        parts = fact.split_by_heads() if split == "heads" else split
+        assert not isinstance(parts, str)
+        inside, shape = fact.inside, assignment.shape
+        blocks = inside.split(shape, parts) if inside else blocks_of(shape, parts)
     except ValueError as error:
         raise ValueError(f"split of {assignment.name!r}: {error}") from None
     return replace(assignment, rule=MATRIX, reason="named in split", blocks=blocks)

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
+from gradopt_ds.optim.splits import Split
+
 
 def matching(names: Iterable[str], patterns: Sequence[str], setting: str) -> set[str]:
     """Return the names that a setting's glob patterns match.
@@ -23,15 +25,13 @@ def matching(names: Iterable[str], patterns: Sequence[str], setting: str) -> set
     return matched
 
 
-def splits_by_name(
-    names: Sequence[str], split: Mapping[str, int | Sequence[int]]
-) -> dict[str, int | Sequence[int]]:
+def splits_by_name(names: Sequence[str], split: Mapping[str, Split]) -> dict[str, Split]:
     """Return parameter name → its split.
 
     Raises:
         ValueError: a pattern matches no name, or two patterns match one.
     """
-    parts_of: dict[str, int | Sequence[int]] = {}
+    parts_of: dict[str, Split] = {}
     for pattern, parts in split.items():
         for name in sorted(matching(names, [pattern], "split")):
             if name in parts_of:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gradopt_ds.matrices import Block, RowShards
+from gradopt_ds.matrices import RowShards
 from gradopt_ds.ops import Oracle, whitened
 from gradopt_ds.optim.matrix_optimizer import MatrixOptimizer
 from gradopt_ds.optim.settings import Aux, AuxAdamW, NonNegative, ParamGroups, Positive, checked
@@ -52,10 +52,10 @@ class SWAN(MatrixOptimizer):
         defaults = {"lr": lr, "alpha": alpha, "weight_decay": weight_decay}
         super().__init__(params, defaults, oracle, aux, stochastic_rounding)
 
-    def _check_matrix(self, block: Block) -> None:
-        if block.columns == 1:
+    def _check_matrix(self, rows: int, columns: int) -> None:
+        if columns == 1:
             raise ValueError(
-                f"SWAN would never move a matrix of {block.rows} rows and 1 column: GradNorm "
+                f"SWAN would never move a matrix of {rows} rows and 1 column: GradNorm "
                 "subtracts the mean of each row, which leaves nothing of a single entry. Leave it "
                 "to the auxiliary AdamW (name it in `exclude`, and neither in `include` nor in "
                 "`split`), or take SinkGD or PolarGrad"

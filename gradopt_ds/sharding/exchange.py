@@ -8,7 +8,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gradopt_ds.matrices import MatrixRule, MatrixUpdates, RowShards, map_equal_shapes
+from gradopt_ds.matrices import (
+    Arrangement,
+    MatrixRule,
+    MatrixUpdates,
+    RowShards,
+    arranged,
+    map_equal_shapes,
+)
 from gradopt_ds.sharding.column_parts import on_parts
 from gradopt_ds.sharding.group_shards import GroupShards
 from gradopt_ds.sharding.layout import Piece
@@ -84,7 +91,8 @@ class Exchange:
             return rule(batch.to(self.device), across)
 
         matrices = [self._as_rows(direction[p.in_slice], p.matrix) for p in self.local]
-        for batch, directions, scales in map_equal_shapes(matrices, on_device):
+        arrangements = [self.plan.layout.matrices[p.matrix].arrangement for p in self.local]
+        for batch, directions, scales in map_equal_shapes(matrices, on_device, arrangements):
             pieces = [self.local[index] for index in batch]
             flat = _beside(param, directions.flatten(1))
             yield _updates(param, pieces, flat.unbind(), _beside(param, scales))
@@ -129,19 +137,24 @@ class Exchange:
         first = self.plan.rounds[round_][0]
         if self.plan.strategies[first] == "gram":
             return self._apply_to_rows(first, shards.get(first), rule)
-        alike: dict[tuple[tuple[int, ...], bool], list[int]] = defaultdict(list)
+        alike: dict[tuple[tuple[int, ...], Arrangement | None, bool], list[int]]
+        alike = defaultdict(list)
+        layout = self.plan.layout
         for index in shards:
-            layout = self.plan.layout
-            alike[layout.widths(index), layout.copies(index) > 1].append(index)
+            arrangement = layout.matrices[index].arrangement
+            alike[layout.widths(index), arrangement, layout.copies(index) > 1].append(index)
         updates: dict[int, tuple[Tensor, Tensor]] = {}
-        for (widths, copied), indices in alike.items():
-            in_shape = on_parts(rule, widths) if widths else rule
-            for batch, directions, scales in map_equal_shapes(
-                [shards[i] for i in indices], in_shape
-            ):
+        for (widths, arrangement, copied), indices in alike.items():
+            members = [shards[i] for i in indices]
+            if widths:
+                parts = on_parts(arranged(rule, arrangement), widths)
+                batches = map_equal_shapes(members, parts)
+            else:
+                batches = map_equal_shapes(members, rule, [arrangement] * len(members))
+            for batch, directions, scales in batches:
                 flat = self._as_received(directions) if copied else directions
-                parts = zip(flat.flatten(1), scales.float(), strict=True)
-                updates.update(zip((indices[i] for i in batch), parts, strict=True))
+                each = zip(flat.flatten(1), scales.float(), strict=True)
+                updates.update(zip((indices[i] for i in batch), each, strict=True))
         return updates
 
     def _as_received(self, directions: Tensor) -> Tensor:

@@ -4,23 +4,30 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from gradopt_ds.matrices import Block
+from gradopt_ds.matrices import Arrangement, Block
 from gradopt_ds.sharding.cut import Cut, DoubleCut
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """A whole matrix of shape ``[rows, columns]``.
+    """A whole matrix of shape ``[rows, columns]``, or several that are interwoven.
 
     Attributes:
         name: of the parameter that it is, or that it lies in.
-        rows: of the matrix.
-        columns: of the matrix.
+        rows: of the matrix, as it is stored.
+        columns: of the matrix, as it is stored.
+        arrangement: of the matrices, where there are several, or one is stored transposed.
     """
 
     name: str
     rows: int
     columns: int
+    arrangement: Arrangement | None = None
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """Shapes that the rule sees."""
+        return Block(0, self.rows, self.columns, self.arrangement).shapes
 
     @property
     def numel(self) -> int:
@@ -114,9 +121,9 @@ class Layout:
         if len(cuts) < len(self.cuts):
             raise ValueError("split the layouts of the tensor-parallel ranks before joining them")
         parts = [
-            (Matrix(matrix.name, block.rows, block.columns), cut.at(block.offset))
+            (Matrix(matrix.name, b.rows, b.columns, b.arrangement), cut.at(b.offset))
             for matrix, cut in zip(self.matrices, cuts, strict=True)
-            for block in blocks.get(matrix.name, [Block(0, matrix.rows, matrix.columns)])
+            for b in blocks.get(matrix.name, [Block(0, matrix.rows, matrix.columns)])
         ]
         return replace(
             self,

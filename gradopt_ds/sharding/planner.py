@@ -74,6 +74,11 @@ def _why_not_gram(layout: Layout, index: int, oracle: Oracle) -> str | None:
             "gram works on rows of tall matrices, and "
             f"{matrix.name!r} is {matrix.rows} x {matrix.columns}"
         )
+    if matrix.arrangement:
+        return (
+            "gram works on rows, and those of "
+            f"{matrix.name!r} are interwoven or stored as columns; take 'owner' for it"
+        )
     if layout.widths(index):
         return (
             "gram works on rows, and tensor parallelism has cut "
@@ -86,7 +91,7 @@ def _owners(
     layout: Layout, strategies: Sequence[Strategy], oracle: Oracle, carried: Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Choose the rank that applies the rule for each matrix; return them and the FLOPs per rank."""
-    cost = [oracle.flops(matrix.rows, matrix.columns) for matrix in layout.matrices]
+    cost = [sum(oracle.flops(*shape) for shape in m.shapes) for m in layout.matrices]
     load = list(carried)
     elements = [0] * layout.world_size
     owners = [-1] * len(strategies)

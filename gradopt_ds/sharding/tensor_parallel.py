@@ -83,10 +83,16 @@ def _whole(parts: Sequence[Matrix], axis: int | None) -> Matrix:
         shapes = ", ".join(f"{part.rows} x {part.columns}" for part in parts)
         how = "are no copies" if axis is None else f"cannot be joined along axis {axis}"
         raise ValueError(f"{name!r}: parts of {shapes} {how}")
+    if len({part.arrangement for part in parts}) > 1:
+        raise ValueError(
+            f"{name!r}: its parts on the tensor-parallel ranks are interwoven in different ways, "
+            f"{', '.join(str(part.arrangement) for part in parts)}: they cannot be joined"
+        )
     whole = Matrix(
         name,
         sum(rows) if axis == 0 else rows[0],
         sum(columns) if axis == 1 else columns[0],
+        parts[0].arrangement,
     )
     if not whole.numel:
         raise ValueError(f"{name!r} has no elements on any tensor-parallel rank")

@@ -240,6 +240,14 @@ UNUSED_LAYERS = [
 ]  # fmt: skip
 """A branch and experts that a step, or some of its micro-batches, do not use."""
 
+INTERWOVEN = [
+    Case(optimizer, stage, model="interwoven",
+         zero=EVERY_PARAMETER_PARTITIONED if stage == 3 else {})
+    for optimizer in ("SWAN", "PolarGrad spectral")
+    for stage in (1, 3)
+]  # fmt: skip
+"""Queries, keys and values head by head, and weights that are stored transposed."""
+
 ROWS_OF_UP = {"exchange_strategy": {"*.up.weight": "gram", "*.square.weight": "gram"}}
 COMPUTE_DTYPES = [
     Case(f"{optimizer} by Newton-Schulz", stage, precision, params={
@@ -268,5 +276,6 @@ CASES = [
     *AUTOCAST,
     *AUTOCAST_FP16,
     *UNUSED_LAYERS,
+    *INTERWOVEN,
     *COMPUTE_DTYPES,
 ]

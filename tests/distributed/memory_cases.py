@@ -53,6 +53,7 @@ STAGES = [(0, "fp32"), (0, "bf16"), (1, "fp32"), (1, "bf16"), (1, "bf16-fp32-gra
           (3, "pure-bf16")]  # fmt: skip
 PARTITIONED = {"param_persistence_threshold": 500, "sub_group_size": 6000}
 SPREAD = {"expert_parallel": 2}
+CUT = {"tensor_parallel": 2}
 CASES = {
     1: [Case("llama", "SWAN", *stage) for stage in STAGES[::2]]
     + [
@@ -71,6 +72,9 @@ CASES = {
         Case("qwen2_moe", "PolarGrad", 0, "bf16", more=SPREAD),
         Case("qwen2_moe", "AdamW", 2, "bf16", more=SPREAD),
         Case("qwen2_moe", "PolarGrad", 3, "bf16", more=SPREAD),
+        *(Case("llama", "AdamW", *stage, more=CUT) for stage in STAGES[1:8:2]),
+        Case("tied llama", "AdamW", 0, "fp32", more=CUT),
+        Case("qwen2_moe", "AdamW", 2, "bf16", more={**CUT, "tensor_parallel_preset": "qwen2"}),
         Case("llama", "PolarGrad", 1, "bf16", {"accumulation": 2}),
         Case("llama", "SWAN", 2, "bf16", {"offload_optimizer": True}),
         Case("llama", "SWAN", 3, "bf16", {"offload_optimizer": True, "offload_param": True}),
@@ -80,9 +84,11 @@ CASES = {
         Case("llama", "SinkGD", 2, "fp32"),
         Case("llama", "MatrixMuon", 3, "bf16", more=PARTITIONED),
         Case("qwen2_moe", "AdamW", 2, "fp32"),
+        Case("llama", "AdamW", 1, "bf16", more={"tensor_parallel": 3}),
         Case("qwen2_moe", "SWAN", 3, "bf16"),
     ],
     4: [
+        Case("llama", "AdamW", 2, "bf16", more=CUT),
         Case("qwen2_moe", "PolarGrad", 2, "bf16", more=SPREAD),
         Case("qwen2_moe", "SWAN", 3, "bf16", more={**SPREAD, **PARTITIONED}),
     ],

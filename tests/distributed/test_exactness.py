@@ -19,6 +19,8 @@ from tests.distributed.cases import CASES, Case
 from tests.distributed.conditional_model import MATRICES as CONDITIONAL_MATRICES
 from tests.distributed.conditional_model import ConditionalLM, build_conditional
 from tests.distributed.harness import distributed, record
+from tests.distributed.interwoven_model import MATRICES as INTERWOVEN_MATRICES
+from tests.distributed.interwoven_model import InterwovenLM, build_interwoven
 from tests.distributed.model import MATRICES, SAMPLES, TinyLM, build_model, micro_batch
 from tests.distributed.moe_model import MATRICES as MOE_MATRICES
 from tests.distributed.moe_model import MATRICES_WITH_HEADS, TinyMoe, build_moe, whole
@@ -40,6 +42,7 @@ MODELS: Mapping[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = 
     "conditional": (build_conditional, ConditionalLM),
     "LLaMA": (build_whole, CutLlama),
     "LLaMA, loss gathered": (build_whole, partial(CutLlama, is_gathered=True)),
+    "interwoven": (build_interwoven, InterwovenLM),
 }
 """How the twin is built, and the model that gets its weights."""
 
@@ -133,6 +136,8 @@ def _matrices(case: Case) -> Mapping[str, Callable[[Array], list[Array]]]:
         return dict.fromkeys(CONDITIONAL_MATRICES, whole)
     if case.model.startswith("LLaMA"):
         return dict.fromkeys(LLAMA_MATRICES, whole)
+    if case.model == "interwoven":
+        return INTERWOVEN_MATRICES
     return MATRICES_WITH_HEADS if "split" in case.params else MOE_MATRICES
 
 

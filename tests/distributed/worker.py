@@ -17,6 +17,7 @@ import deepspeed
 import numpy as np
 import torch
 from deepspeed.accelerator import get_accelerator
+from deepspeed.utils import groups
 
 import gradopt_ds  # noqa: F401  (registers the optimizers)
 from gradopt_ds.experiments.common.process_end import end_process
@@ -49,6 +50,7 @@ def outcome_of(job: Job) -> Outcome:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+    forget_parallelism()
     failure = ""
     try:
         job.body(*(() if job.case is None else (job.case,)))
@@ -58,6 +60,17 @@ def outcome_of(job: Job) -> Outcome:
     gc.collect()
     gc.freeze()
     return Outcome(failure, take_recorded())
+
+
+def forget_parallelism() -> None:
+    """Let no engine find what DeepSpeed remembers, for the process, of the units of the one before.
+
+    Groups of experts stay: they are looked up by their size.
+    """
+    groups.mpu = groups.mesh_device = None
+    groups._TENSOR_MODEL_PARALLEL_GROUP = groups._MODEL_PARALLEL_GROUP = None
+    groups._DATA_PARALLEL_GROUP = None
+    groups._MPU_TENSOR_MODEL_PARALLEL_WORLD_SIZE = groups._MPU_TENSOR_MODEL_PARALLEL_RANK = None
 
 
 def described(error: BaseException) -> str:

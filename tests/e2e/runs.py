@@ -1,5 +1,6 @@
 """Starting pre-training runs on two ranks, and reading what they leave."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -53,7 +54,13 @@ def start(
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=leave_sigusr1_to_the_ranks,
     )
+
+
+def leave_sigusr1_to_the_ranks() -> None:
+    """As a batch script does with ``trap '' USR1``: DeepSpeed's launcher would end by it."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def finish(process: "subprocess.Popen[str]") -> str:

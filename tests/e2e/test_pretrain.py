@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow
@@ -16,7 +17,7 @@ from gradopt_ds.experiments.pretrain.metrics import read
 from tests.conftest import ROOT
 from tests.e2e.runs import DEEPSPEED, STEPS, finish, settings, start, trace
 
-KILL_AT = 13
+STOP_AT, KILL_AT = 7, 13
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills a process group")
 
 
@@ -26,18 +27,20 @@ def start_swan(
     stage: int = 2,
     oracle: str = "polar_express",
     dtype: str = "float32",
+    more: Sequence[str] = (),
 ) -> "subprocess.Popen[str]":
     """Launch SWAN with an oracle whose compute dtype does not depend on the machine."""
     spec = json.dumps({"type": oracle, "dtype": dtype})
     override = ("--override", f"optimizer.params.oracle={spec}")
-    return start(shared, output, f"zero{stage}_swan", override)
+    return start(shared, output, f"zero{stage}_swan", (*override, *more))
 
 
 @pytest.fixture(scope="module")
 def unbroken(shared: Path) -> Path:
     """A finished run."""
     output = shared / "unbroken"
-    finish(start_swan(shared, output))
+    monitor = {"enabled": True, "output_path": str(output / "monitors"), "job_name": "csv"}
+    finish(start_swan(shared, output, more=("--override", f"csv_monitor={json.dumps(monitor)}")))
     return output
 
 
@@ -53,6 +56,12 @@ def test_the_loss_falls_and_everything_is_written(unbroken: Path) -> None:
     assert 0 < max(summary["optimizer_state_bytes_per_rank"]) < 8 * summary["parameters"] / 2
     assert (unbroken / "metrics.csv").read_text().count("\n") == STEPS + 1
     assert list((unbroken / "tensorboard").glob("events*"))
+    for row in rows:
+        assert 0 < row["data_wait_seconds"] + row["optimizer_seconds"] < row["step_seconds"]
+        assert row["tokens_per_second"] == pytest.approx(16 * 32 / row["step_seconds"])
+        assert 0 < row["memory_bytes"] <= row["peak_memory_bytes"]
+    monitored = unbroken / "monitors/csv/pretrain_lr_aux_1.csv"
+    assert monitored.read_text().count("\n") == STEPS + 1
     checkpoints = {folder.name for folder in (unbroken / "checkpoints").glob("step*")}
     assert checkpoints == {"step20", "step24"}
 
@@ -70,20 +79,35 @@ def test_every_rank_tells_its_memory(unbroken: Path) -> None:
         assert peak["peak"] > held["weights"] + held["masters"] + held["state"]
 
 
-def test_killed_and_resumed_is_like_never_stopped(shared: Path, unbroken: Path) -> None:
+def signal_at(process: "subprocess.Popen[str]", output: Path, step: int, number: int) -> str:
+    """What a run prints whose whole process group gets a signal after a step."""
+    while process.poll() is None and len(read(output / "metrics.jsonl")) < step:
+        time.sleep(0.02)
+    os.killpg(process.pid, number)
+    printed, _ = process.communicate(timeout=100)
+    return printed
+
+
+def test_stopped_killed_and_resumed_is_like_never_stopped(shared: Path, unbroken: Path) -> None:
     output = shared / "killed"
     process = start_swan(shared, output)
-    while process.poll() is None and len(read(output / "metrics.jsonl")) < KILL_AT:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    printed = signal_at(process, output, STOP_AT, signal.SIGUSR1)
+    assert process.returncode == 75, printed
+    stopped_at = read(output / "metrics.jsonl")[-1]["step"]
+    assert f"stopped by SIGUSR1 after step {stopped_at}/{STEPS}, which is saved" in printed
+    assert (output / "checkpoints/latest").read_text() == f"step{stopped_at}"
+    assert not (output / "summary.json").exists()
+    process = start_swan(shared, output)
+    signal_at(process, output, KILL_AT, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     # As if killed while saving: a newer folder stands there half written.
     half = output / f"checkpoints/step{KILL_AT + 1}"
     half.mkdir()
     (half / "pretrain_rank0.pt").write_text("half a fi")
-    printed = finish(start_swan(shared, output))
+    # A layer that is computed twice gives the same bits.
+    printed = finish(start_swan(shared, output, more=("--checkpointing", "transformers")))
     assert "resumed after step" in printed
+    assert "--checkpointing was 'none' and is 'transformers'" in printed
     assert trace(output) == trace(unbroken)
     assert not half.exists()
 
@@ -100,7 +124,8 @@ def apart(first: Path, other: Path, column: str) -> float:
 
 
 def test_stage_3_trains_like_stage_2_to_rounding(shared: Path) -> None:
-    """With the exact oracle; also where one rank has a validation batch more than the other.
+    """With the exact oracle; also where one rank has a validation batch more than the other, and
+    where stage 3 recomputes its layers and computes attention otherwise.
 
     The stages sum a gradient in another order. An inexact oracle magnifies that rounding by up to a
     thousand where a singular value is next to nothing, in whatever dtype it computes, and a square
@@ -108,7 +133,8 @@ def test_stage_3_trains_like_stage_2_to_rounding(shared: Path) -> None:
     """
     runs = {stage: shared / f"exact{stage}" for stage in (2, 3)}
     for stage, output in runs.items():
-        finish(start_swan(shared, output, stage, "svd", "float64"))
+        otherwise = ("--checkpointing", "deepspeed", "--attention", "eager") if stage == 3 else ()
+        finish(start_swan(shared, output, stage, "svd", "float64", otherwise))
     for column in ("loss", "grad_norm", "validation_loss"):
         assert apart(runs[3], runs[2], column) < 1e-5
     summary, before = (json.loads((runs[stage] / "summary.json").read_text()) for stage in (3, 2))

@@ -114,6 +114,22 @@ case("cache is a file", "--cache .*: name a folder that can be written")(
 )
 case("unknown flag", "unrecognized arguments: --stepps")(lambda _: ["--stepps", "3"])
 case("no steps", "--steps: .*greater than or equal to 1")(lambda _: ["--steps", "0"])
+case("negative steps", "--steps: .*greater than or equal to 1")(lambda _: ["--steps", "-5"])
+case("no time to save", "--save-minutes: .*greater than 0")(lambda _: ["--save-minutes", "0"])
+case("empty file", "empty.txt leaves this rank no training document")(data("empty.txt", ""))
+case("only empty lines", "leaves this rank no training document")(data("blank.txt", "\n\n\n\n"))
+case("sequence longer than all text", "the validation text of .* fills 0 sequences of 16 tokens")(
+    data("short.txt", "to be\n\nor not")
+)
+case("JSON broken in its third line", "broken.json is not JSON: .*line 3 column")(
+    lambda folder: ["--deepspeed_config", file(folder, "broken.json", '{\n"a": 1,\n}')]
+)
+case("activation_checkpointing without its flag", "read with --checkpointing deepspeed only")(
+    config({"activation_checkpointing": {"profile": True}})
+)
+case("attention that is not installed", "--attention flash_attention_2: ImportError")(
+    lambda _: ["--attention", "flash_attention_2"]
+)
 case("no such tokenizer", "--tokenizer .*nowhere")(lambda folder: ["--tokenizer", "./nowhere"])
 
 

@@ -97,9 +97,11 @@ def test_a_second_run_is_kept_out_and_ranks_end_with_their_launcher(shared: Path
     assert done.returncode == 2
     assert "is in use by process" in done.stderr.strip().splitlines()[-1]
     assert all(rank.is_running() for rank in ranks)
-    process.send_signal(signal.SIGTERM)  # to DeepSpeed's runner alone
+    process.send_signal(signal.SIGKILL)  # to DeepSpeed's runner alone
     assert_ended(ranks)
     process.communicate()
+    last = read(output / "metrics.jsonl")[-1]["step"]
+    assert (output / "checkpoints/latest").read_text() == f"step{last}"
 
 
 def test_sigterm_ends_a_comparison_and_its_runs(shared: Path) -> None:

@@ -15,6 +15,15 @@ class DivergedError(PretrainError):
     exit_status = 3
 
 
+class StoppedError(PretrainError):
+    """A run that was asked to stop, and has saved: started again, it goes on.
+
+    The status is that of sysexits.h's EX_TEMPFAIL: "the user is invited to retry".
+    """
+
+    exit_status = 75
+
+
 def reason(error: BaseException) -> str:
     """Return what an error says, on one line; of pydantic's, each key with its complaint."""
     if isinstance(error, ValidationError):

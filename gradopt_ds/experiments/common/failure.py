@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 
-from gradopt_ds.experiments.common.errors import PretrainError
+from gradopt_ds.experiments.common.errors import PretrainError, StoppedError
 
 FOLLOWS = 5.0
 """Seconds that an error waits which may follow from another rank's."""
@@ -25,13 +25,16 @@ def report(error: BaseException) -> int:
     """Say why this rank ends, unless another rank has said it first.
 
     Args:
-        error: a :class:`PretrainError` is one line, any other error its traceback.
+        error: a :class:`PretrainError` is one line, any other error its traceback; of a run that
+            was asked to stop nothing is said here.
 
     Returns:
         The process's exit status.
     """
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
+    if isinstance(error, StoppedError):
+        return error.exit_status
     time.sleep(delay(error))
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     where = f" on rank {rank}" if ranks > 1 and rank else ""

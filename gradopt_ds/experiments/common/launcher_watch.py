@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 INTERVAL = 1.0  # seconds
@@ -23,24 +23,29 @@ STARTER = "GRADOPT_DS_STARTER"
 """Environment variable with the id of the script of this project that started the launcher."""
 
 
-def end_with_launcher() -> None:
+def end_with_launcher(end: Callable[[], None] | None = None) -> None:
     """Watch the launcher, and what launched it, from a thread of its own.
 
     Only DeepSpeed's and torch's launchers, and a script in ``STARTER``, are watched, where /proc
     shows processes: a shell may well end before a run that it started in the background.
+
+    Args:
+        end: called once the launcher has gone; by default this process ends then, with
+            :data:`STATUS`.
     """
+    end = end or _end
     if os.getppid() == 1 and "CROSS_SIZE" in os.environ:  # set by DeepSpeed's launcher
-        _end()
+        end()
     starter = int(os.environ.get(STARTER, 0))
     if starter and parent_of(starter) is None:
-        _end()
+        end()
     watched = []
     child = os.getpid()
     while (parent := parent_of(child)) and (parent == starter or is_launcher(_command(parent))):
         watched.append((child, parent))
         child = parent
     if watched:
-        threading.Thread(target=_watch, args=(watched,), daemon=True).start()
+        threading.Thread(target=_watch, args=(watched, end), daemon=True).start()
 
 
 def is_launcher(command: Sequence[str]) -> bool:
@@ -64,10 +69,10 @@ def _command(process: int) -> list[str]:
         return []
 
 
-def _watch(watched: Sequence[tuple[int, int]]) -> None:
+def _watch(watched: Sequence[tuple[int, int]], end: Callable[[], None]) -> None:
     while all(parent_of(child) == parent for child, parent in watched):
         time.sleep(INTERVAL)
-    _end()
+    end()
 
 
 def _end() -> None:

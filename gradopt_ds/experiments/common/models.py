@@ -18,9 +18,18 @@ _OTHER_KEYS = ("torch_dtype", "rope_theta", "rope_scaling", "use_return_dict", "
 
 
 def model_config(
-    path: Path, vocab_size: int | None = None, sequence_length: int = 0
+    path: Path,
+    vocab_size: int | None = None,
+    sequence_length: int = 0,
+    attention: str | None = None,
 ) -> PretrainedConfig:
     """Return the transformers config in ``path``, with the tokenizer's vocabulary if one is given.
+
+    Args:
+        path: of the model's JSON.
+        vocab_size: of the tokenizer.
+        sequence_length: of the longest sequence.
+        attention: transformers' name of an implementation; None leaves the choice to it.
 
     Raises:
         PretrainError: unknown ``model_type`` or key, sequences longer than the model's positions,
@@ -48,11 +57,14 @@ def model_config(
             f"--sequence-length {sequence_length} exceeds max_position_embeddings "
             f"{positions} of {path}: shorten the one or raise the other"
         )
+    if attention is not None:
+        config._attn_implementation = attention
     try:
         on_meta(config)
     except Exception as error:  # torch's, for sizes that make no tensor, or transformers'
+        by = f" with --attention {attention}" if attention else ""
         raise PretrainError(
-            f"{path} makes no model: {type(error).__name__}: {reason(error)}"
+            f"{path} makes no model{by}: {type(error).__name__}: {reason(error)}"
         ) from None
     return config
 

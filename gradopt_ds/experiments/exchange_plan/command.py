@@ -7,7 +7,6 @@ from gradopt_ds.experiments.common import extra
 
 with extra.required():
     from rich.console import Console
-    from torch import nn
 
     from gradopt_ds.experiments.common import models
     from gradopt_ds.experiments.common.command_line import add_settings, build, make_parser
@@ -16,11 +15,8 @@ with extra.required():
     from gradopt_ds.experiments.common.paths import find_model
     from gradopt_ds.experiments.common.tables import show
     from gradopt_ds.experiments.exchange_plan import report
-    from gradopt_ds.experiments.exchange_plan.layouts import matrices_of, zero_layouts
-    from gradopt_ds.experiments.exchange_plan.ranks import make_plans, per_rank
     from gradopt_ds.experiments.exchange_plan.settings import PlanSettings
-    from gradopt_ds.integration.parallel.experts_on_paper import on_one_rank
-    from gradopt_ds.sharding import Plan
+    from gradopt_ds.experiments.exchange_plan.stages import all_rows, per_stage, plans_by_stage
 
 EPILOG = """\
 what is printed:
@@ -32,28 +28,19 @@ what is printed:
   The layouts are aligned like DeepSpeed's: at stages 1 and 2 one flat tensor of all matrices in the
   order of the model's parameters, padded to a multiple of twice the ranks; at stage 3 equal chunks
   of every matrix, in sub-groups.
+  --tensor-parallel cuts the layers before ZeRO does, by the rules of DeepSpeed's AutoTP; a matrix
+  then has one owner among the ranks x tensor-parallel ranks of its stage. --pipeline gives every
+  stage consecutive layers, as PipelineModule does. Stages share nothing in a step, so a step takes
+  as long as that of the busiest. There are ranks x tensor-parallel x pipeline processes, numbered
+  stage by stage, and within a stage data-parallel rank by data-parallel rank.
 
 examples:
   gradopt-ds plan --model 7b --stage 3 --ranks 512
   gradopt-ds plan --model 7b --ranks 64 --include lm_head.weight \\
       --exchange-bucket-size 268435456
       the head is tall and larger than this bucket: it gets the strategy gram
+  gradopt-ds plan --model 7b --stage 1 --ranks 16 --tensor-parallel 8 --pipeline 8
 """
-
-
-def plans_of(model: nn.Module, settings: PlanSettings) -> list[Plan]:
-    """Make the plans of a step: of the experts a rank has, among the ranks that have the same."""
-    plans = []
-    for spread in (False, True):
-        matrices = matrices_of(model, settings.patterns, spread)
-        if not matrices:
-            continue
-        ranks = settings.ranks // (settings.expert_parallel if spread else 1)
-        layouts = zero_layouts(list(matrices), settings.stage, ranks, settings.sub_group_size)
-        blocks = {matrix.name: inside for matrix, inside in matrices.items()}
-        layouts = [layout.split(blocks) for layout in layouts]
-        plans += make_plans(layouts, settings.chosen_oracle, settings.exchange)
-    return plans
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,15 +52,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = build(PlanSettings, {**flags, "model": find_model(flags["model"])})
         held = lock(settings.output)  # noqa: F841  open, and so locked, until the process ends
         model = models.on_meta(models.model_config(settings.model))
-        plans = plans_of(on_one_rank(model, settings.expert_parallel), settings)
+        stages = plans_by_stage(model, settings)
+        plans = [plan for own in stages for plan in own]
+        if not plans:
+            raise PretrainError(f"{settings.model} has no matrix")
     except (PretrainError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    rows = per_rank(plans, settings.exchange.wire_dtype.itemsize)
-    report.write(plans, rows, settings)
+    rows = all_rows(stages, settings)
+    by_stage = per_stage(stages, rows)
+    report.write(plans, rows, by_stage, settings)
     show(report.shapes_table(plans))
     # A line parts least, mean and most of all ranks from the busiest ranks.
     show(report.digest(report.ranks_table(rows)), line_below=[2])
+    if settings.pipeline > 1:
+        show(report.stages_table(by_stage))
     console = Console()
     console.print(report.summary(plans), highlight=False)
     console.print(

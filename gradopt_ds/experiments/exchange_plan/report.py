@@ -20,6 +20,15 @@ RANK_COLUMNS = (
     Column("sent", "sent", ".4g", MB),
     Column("peak", "peak workspace", ".4g", MB),
 )
+STAGE_COLUMNS = (
+    Column("stage", "stage"),
+    Column("matrices", "matrices"),
+    Column("all_to_alls", "all-to-alls"),
+    Column("flops", "oracle", ".4g", GFLOP),
+    Column("most_flops", "oracle, busiest rank", ".4g", GFLOP),
+    Column("sent", "sent", ".4g", MB),
+    Column("most_sent", "sent, busiest rank", ".4g", MB),
+)
 
 
 def _count(number: int) -> str:
@@ -54,6 +63,18 @@ def ranks_table(rows: Sequence[Row]) -> Table:
     return Table(RANK_COLUMNS, rows, f"per rank and step; imbalance {imbalance(rows):.3f}")
 
 
+def stages_table(stages: Sequence[Row]) -> Table:
+    """Show every pipeline stage, all its ranks together.
+
+    Args:
+        stages: as of :func:`gradopt_ds.experiments.exchange_plan.stages.per_stage`.
+    """
+    busiest = max(stages, key=lambda row: row["most_flops"])
+    share = busiest["most_flops"] * len(stages) / sum(row["most_flops"] for row in stages)
+    title = f"per stage; the busiest is stage {busiest['stage']}, {share:.3f} times the mean"
+    return Table(STAGE_COLUMNS, stages, title)
+
+
 def digest(ranks: Table) -> Table:
     """Show least, mean and most of all ranks, then the ranks with the most FLOPs.
 
@@ -84,15 +105,20 @@ def summary(plans: Sequence[Plan]) -> str:
     )
 
 
-def write(plans: Sequence[Plan], rows: Sequence[Row], settings: PlanSettings) -> None:
-    """Write ``plan.json``, ``plan.csv``, ``plan.md``, ``shapes.csv`` and ``shapes.md``."""
+def write(
+    plans: Sequence[Plan], rows: Sequence[Row], stages: Sequence[Row], settings: PlanSettings
+) -> None:
+    """Write ``plan`` and ``shapes``, with several stages ``stages`` too, as tables and JSON."""
     facts = {
         "settings": settings.model_dump(mode="json"),
         "imbalance": imbalance(rows),
         "all_to_alls": all_to_alls(plans),
         "shapes": [vars(shape) for shape in by_shape(plans)],
+        "stages": stages,
         "ranks": rows,
     }
     provenance.write_json(settings.output / "plan.json", facts)
     tables.write(ranks_table(rows), settings.output / "plan")
     tables.write(shapes_table(plans), settings.output / "shapes")
+    if len(stages) > 1:
+        tables.write(stages_table(stages), settings.output / "stages")

@@ -34,6 +34,8 @@ estimate: bytes of the rank that holds the most, from shapes alone; no process, 
   weights, masters, state, buffers are held throughout; gradients, communication and activations
   meet at the end of the backward pass, gradients in step and workspace in the optimizer's step; the
   peak is the greater of the two. Workspace and what stage 3 gathers are bounds, the rest is exact.
+  --tensor-parallel and --pipeline: of what AutoTP, or PipelineModule, leaves to a rank. There are
+  ranks x tensor-parallel x pipeline processes. What stages send each other is not counted.
 measure: the same from the tensors of real engines, each optimizer in fresh processes, and the peak:
   what the device's allocator counted, or on the CPU the process's resident memory less what it held
   before there was a model. An optimizer whose estimate exceeds what is available is not run.
@@ -42,6 +44,7 @@ paper: bf16 weights and state of 60M to 7B, as the papers count.
 examples:
   gradopt-ds memory estimate --model 2b --stage 2 --ranks 8 --precision bf16
   gradopt-ds memory estimate --model 7b --stage 3 --ranks 8 --micro-batch 8 --card 80
+  gradopt-ds memory estimate --model 7b --stage 1 --ranks 4 --tensor-parallel 4 --pipeline 4
   gradopt-ds memory estimate --model tiny --ranks 2 \\
       --deepspeed_config configs/deepspeed/zero2_swan.json
   gradopt-ds memory measure --model 60m --stage 2 --ranks 2 --optimizers AdamW,SWAN
@@ -77,8 +80,9 @@ def _estimate(settings: EstimateSettings) -> int:
         {name: estimate(model, block, settings.setup) for name, block in settings.blocks.items()}
     )
     title = (
-        f"{settings.model.stem}, ZeRO {settings.stage}, {settings.ranks} rank(s), "
-        f"{settings.precision}, {settings.micro_batch} x {settings.sequence_length} tokens: GiB"
+        f"{settings.model.stem}, ZeRO {settings.stage}, {settings.ranks} rank(s)"
+        f"{_sizes(settings)}, {settings.precision}, "
+        f"{settings.micro_batch} x {settings.sequence_length} tokens: GiB"
     )
     facts: dict[str, Any] = {"settings": settings.model_dump(mode="json")}
     if settings.card is not None:
@@ -112,6 +116,11 @@ def _estimate(settings: EstimateSettings) -> int:
 
 def _file_of(settings: EstimateSettings, name: str) -> Path:
     return settings.output / f"largest_{name.replace(': ', '_')}.json"
+
+
+def _sizes(settings: EstimateSettings) -> str:
+    sizes = {"tensor-parallel": settings.tensor_parallel, "stage(s)": settings.pipeline}
+    return "".join(f" x {size} {name}" for name, size in sizes.items() if size > 1)
 
 
 def _measure(settings: MeasureSettings) -> int:

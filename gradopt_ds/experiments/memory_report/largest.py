@@ -72,7 +72,8 @@ def largest(optimizer: Mapping[str, Any], setup: Setup, card: int) -> dict[str, 
         middle = (low + high) // 2
         config = shape(widths[middle])
         model = models.on_meta(config)
-        needed = estimate(model, optimizer, setup, rank=0).accelerator
+        # Of a pipeline stage it is not known beforehand which one needs most.
+        needed = estimate(model, optimizer, setup, 0 if setup.pipeline == 1 else None).accelerator
         if needed <= card:
             low = middle + 1
             best = {

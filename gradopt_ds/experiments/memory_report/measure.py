@@ -41,7 +41,7 @@ def measure(
     refused = []
     for name, block in settings.blocks.items():
         try:
-            host_memory.check(name, estimate(model, block, settings.setup), settings.ranks)
+            host_memory.check(name, estimate(model, block, settings.setup), settings.processes)
         except host_memory.NotEnoughMemoryError as error:
             refused.append(str(error))
             continue
@@ -52,7 +52,7 @@ def measure(
             else {"optimizers": ""}
         )
         log = settings.output / f"{name.replace(': ', '_')}.log"
-        ranks = run_ranks(MODULE, settings.ranks, alone, log, partial(_named, watch, name))
+        ranks = run_ranks(MODULE, settings.processes, alone, log, partial(_named, watch, name))
         results[name] = ranks
         for rank, measured in enumerate(ranks):
             expected = estimate(model, block, settings.setup, rank)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from gradopt_ds.experiments.common.errors import PretrainError
 from gradopt_ds.experiments.common.json_file import load
@@ -64,6 +64,14 @@ class MeasureSettings(_Common):
     """Settings of ``measure``."""
 
     steps: int = Field(default=2, ge=1, description="optimizer steps")
+
+    @model_validator(mode="after")
+    def _measurable(self) -> "MeasureSettings":
+        if self.pipeline > 1:
+            raise ValueError(
+                "pipeline is estimated, not measured: transformers has no PipelineModule"
+            )
+        return self
 
 
 class PaperSettings(BaseModel):

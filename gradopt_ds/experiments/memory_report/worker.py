@@ -27,7 +27,7 @@ def main() -> None:
     """Measure the one optimizer of the settings; rank 0 writes the results of all ranks."""
     settings = MeasureSettings.model_validate_json(Path(sys.argv[1]).read_text())
     start_processes()
-    watch_residence(settings.ranks)
+    watch_residence(settings.processes)
     own = run(settings)
     results: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(results, own)

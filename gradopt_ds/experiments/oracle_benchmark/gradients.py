@@ -40,14 +40,15 @@ def capture(
         if step < settings.steps - 1:
             optimizer.step()
         progress()
-    return {
-        assignment.name if len(assignment.blocks) == 1 else f"{assignment.name}[{index}]": (
-            param.grad.flatten()[block.where].view(block.rows, block.columns).float().cpu()
-        )
-        for param, assignment in assign_rules(model).items()
-        if assignment.rule == MATRIX and param.grad is not None
-        for index, block in enumerate(assignment.blocks)
-    }
+    gradients: dict[str, Tensor] = {}
+    for param, assignment in assign_rules(model).items():
+        if assignment.rule == MATRIX and param.grad is not None:
+            flat = param.grad.flatten()
+            own = [matrix for block in assignment.blocks for matrix in block.matrices(flat)]
+            for index, matrix in enumerate(own):
+                name = assignment.name if len(own) == 1 else f"{assignment.name}[{index}]"
+                gradients[name] = matrix.float().cpu()
+    return gradients
 
 
 def settings(model: Path, deepspeed_config: Path, steps: int) -> RunSettings:

@@ -26,12 +26,14 @@ _CONTENT, _VOCABULARY, _RANKS, _MODEL = (
 )
 _FIXED = {*map(flag, _ORDER), _CONTENT, _VOCABULARY, _RANKS}
 _STEPS, _WARMUP, _SCHEDULE = "--steps", "--warmup-steps", "--schedule"
-_SAID = {"--validate-every", "--validation-sequences"}
+_COMPUTATION = ("checkpointing", "attention", "compile")
+_SAID = {"--validate-every", "--validation-sequences", *map(flag, _COMPUTATION)}
 _JSON = "DeepSpeed JSON: "
 _SAID_BLOCKS = (
-    "aio", "checkpoint", "comms_logger", "csv_monitor", "dump_state", "flops_profiler",
-    "gradient_accumulation_steps", "log_level", "memory_breakdown", "tensorboard", "timers",
-    "train_micro_batch_size_per_gpu", "wall_clock_breakdown", "wandb", "zero_optimization",
+    "activation_checkpointing", "aio", "checkpoint", "comet", "comms_logger", "csv_monitor",
+    "dump_state", "flops_profiler", "gradient_accumulation_steps", "log_level", "memory_breakdown",
+    "tensorboard", "timers", "train_micro_batch_size_per_gpu", "wall_clock_breakdown", "wandb",
+    "zero_optimization",
 )  # fmt: skip
 """Blocks and keys of the DeepSpeed JSON that change no more than the order of additions."""
 _ABSENT = object()
@@ -70,7 +72,7 @@ def definition(
     outside = {"steps_per_print", "tensorboard"}  # this run sets them itself
     json = {key: value for key, value in config.items() if key not in outside}
     return {
-        **{flag(name): getattr(settings, name) for name in _ORDER},
+        **{flag(name): getattr(settings, name) for name in (*_ORDER, *_COMPUTATION)},
         _CONTENT: data_digest(settings.data),
         _VOCABULARY: hashlib.sha256(words).hexdigest()[:16],
         _RANKS: ranks,

@@ -10,33 +10,41 @@ import deepspeed.comm as dist
 import numpy as np
 import torch
 
-from gradopt_ds.experiments.common.errors import DivergedError
+from gradopt_ds.experiments.common.errors import DivergedError, StoppedError
 from gradopt_ds.experiments.common.models import active_parameter_count
 from gradopt_ds.experiments.common.output_lock import lock
 from gradopt_ds.experiments.common.processes import start_processes
 from gradopt_ds.experiments.common.provenance import provenance
+from gradopt_ds.experiments.common.stopping import StopRequest
 from gradopt_ds.experiments.pretrain import memory_log, summary
 from gradopt_ds.experiments.pretrain.data import validation
 from gradopt_ds.experiments.pretrain.metrics import COLUMNS, MetricsLog, Row, read
 from gradopt_ds.experiments.pretrain.progress import Progress
 from gradopt_ds.experiments.pretrain.routing import ExpertLoad, language_loss
 from gradopt_ds.experiments.pretrain.run import Run, assemble
+from gradopt_ds.experiments.pretrain.saving import Saving
 from gradopt_ds.experiments.pretrain.settings import RunSettings
+from gradopt_ds.experiments.pretrain.throughput import Stopwatch, learning_rates
 from gradopt_ds.experiments.pretrain.trained import trained_params
 from gradopt_ds.memory import optimizer_state_bytes, optimizer_state_bytes_by_key
 from gradopt_ds.optim.facts import whole_shape
 
 
-def pretrain(settings: RunSettings) -> dict[str, Any] | None:
+def pretrain(settings: RunSettings, stop: StopRequest) -> dict[str, Any] | None:
     """Train a model and write its results to ``settings.output``.
 
     Every rank calls it, each in its own process.
+
+    Args:
+        settings: of the run.
+        stop: of this process; one rank that is asked to stop stops all.
 
     Returns:
         What ``summary.json`` holds, on rank 0; None on the others.
 
     Raises:
-        PretrainError: the run cannot start, or (DivergedError) its loss is no longer finite.
+        PretrainError: the run cannot start, or (DivergedError) its loss is no longer finite, or
+            (StoppedError) it was asked to stop and has saved.
     """
     began = time.perf_counter()
     start_processes()
@@ -50,12 +58,31 @@ def pretrain(settings: RunSettings) -> dict[str, Any] | None:
         (settings.output / summary.FILE).unlink(missing_ok=True)
         print(_opening(run), flush=True)
     startup = time.perf_counter() - began
-    with Progress(settings.steps, run.step, first) as progress, contextlib.ExitStack() as stack:
+    with stop.finishing(settings.stop_seconds):
+        stopped = _train(run, log, Saving(run, stop))
+        facts = None if stopped else _facts(run, startup)
+        if first and facts is not None:
+            summary.write(settings.output, facts)
+            print(_closing(facts, settings.output), flush=True)
+        elif first:
+            print(_stopped(run, stop.reason or "a signal to another rank"), flush=True)
+        dist.barrier()
+    run.engine.destroy()
+    dist.destroy_process_group()
+    if stopped:
+        raise StoppedError(f"stopped after step {run.step}")
+    return facts if first else None
+
+
+def _train(run: Run, log: MetricsLog | None, saving: Saving) -> bool:
+    """Take the steps that are left; return whether the run was asked to stop before the last."""
+    steps, resumed_at = run.settings.steps, run.step
+    watch = Stopwatch(run.engine, run.settings.sequence_length)
+    with Progress(steps, run.step, log is not None) as progress, contextlib.ExitStack() as stack:
         if log is not None:
             stack.callback(log.close)
-        resumed_at = run.step
-        while run.step < settings.steps:
-            row = train_step(run)
+        while run.step < steps:
+            row = train_step(run, watch)
             if run.step == resumed_at + 1:
                 memory_log.log_held(run)
             _validate_if_due(run, row)
@@ -63,18 +90,12 @@ def pretrain(settings: RunSettings) -> dict[str, Any] | None:
                 log.add(row)
                 _write_events(run, row)
             progress.show(row)
-            _save_if_due(run)
-    facts = _facts(run, startup)
-    if first:
-        summary.write(settings.output, facts)
-        print(_closing(facts, settings.output), flush=True)
-    dist.barrier()
-    run.engine.destroy()
-    dist.destroy_process_group()
-    return facts if first else None
+            if saving.save_if_due():
+                return True
+    return False
 
 
-def train_step(run: Run) -> Row:
+def train_step(run: Run, watch: Stopwatch) -> Row:
     """Take one optimizer step over all its micro batches; return its row. Collective.
 
     Raises:
@@ -86,12 +107,13 @@ def train_step(run: Run) -> Row:
         engine.train_micro_batch_size_per_gpu(),
     )
     started = time.perf_counter()
-    lr = engine.get_lr()[0]
+    lr, rates = engine.get_lr()[0], learning_rates(engine)
     total = torch.zeros((), device=engine.device)
     config = engine.module.config
     load = ExpertLoad(config)
     for _ in range(accumulation):
-        sequences = np.stack([next(run.training) for _ in range(micro)])
+        with watch.waiting_for_data():
+            sequences = np.stack([next(run.training) for _ in range(micro)])
         batch = torch.from_numpy(sequences).long().to(engine.device)
         outputs = engine(input_ids=batch, labels=batch)
         engine.backward(outputs.loss)
@@ -120,7 +142,10 @@ def train_step(run: Run) -> Row:
         "grad_norm": None if norm is None else float(norm),
         "step_seconds": seconds,
         "elapsed_seconds": run.elapsed,
+        "perplexity": math.exp(min(mean, 700.0)),  # more is no float
+        **watch.row(seconds, dist.get_world_size()),
         **routed,
+        "learning_rates": rates,
     }
 
 
@@ -131,17 +156,14 @@ def _validate_if_due(run: Run, row: Row) -> None:
         )
 
 
-def _save_if_due(run: Run) -> None:
-    every = run.settings.save_every
-    if every and (run.step % every == 0 or run.step == run.settings.steps):
-        run.save()
-
-
 def _write_events(run: Run, row: Row) -> None:
     if run.engine.monitor.enabled:
         names = [name for name in COLUMNS if name not in ("step", "tokens", "elapsed_seconds")]
         events = [
             (f"pretrain/{name}", row[name], run.step) for name in names if row.get(name) is not None
+        ]
+        events += [
+            (f"pretrain/lr/{name}", rate, run.step) for name, rate in row["learning_rates"].items()
         ]
         run.engine.monitor.write_events(events)
 
@@ -204,4 +226,11 @@ def _closing(facts: dict[str, Any], output: Path) -> str:
         f"{facts['seconds_per_step']:.3f} s/step, optimizer state "
         f"{max(facts['optimizer_state_bytes_per_rank']) / 2**20:.2f} MiB a rank; "
         f"{output / summary.FILE}"
+    )
+
+
+def _stopped(run: Run, reason: str) -> str:
+    return (
+        f"stopped by {reason} after step {run.step}/{run.settings.steps}, which is saved; the same "
+        "command goes on from there"
     )

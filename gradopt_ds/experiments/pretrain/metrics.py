@@ -15,13 +15,22 @@ COLUMNS = (
     "step_seconds",
     "elapsed_seconds",  # training time so far: validation, saving and start-up left out
     "validation_loss",  # nats per token after the step, where it was measured
+    "perplexity",  # of the loss
+    # Of rank 0, see throughput.py; operations and tokens over all ranks.
+    "tokens_per_second",
+    "model_flops_per_second",
+    "mfu",  # of the GPUs' operations per second, where those are known
+    "data_wait_seconds",
+    "optimizer_seconds",
+    "memory_bytes",
+    "peak_memory_bytes",
     # Mixtures of experts only, see routing.py; the router's loss is in no other column.
     "router_loss",
     "load_max_over_mean",
     "idle_experts",
     "dropped_tokens",
 )
-"""Of the CSV. The JSONL also has ``expert_load``, a list of lists."""
+"""Of the CSV. The JSONL also has ``expert_load``, a list of lists, and ``learning_rates``."""
 
 Row = dict[str, Any]
 

@@ -11,10 +11,12 @@ import deepspeed.comm as dist
 import torch
 from deepspeed import DeepSpeedEngine
 from deepspeed.runtime.config import DeepSpeedConfigError
+from transformers import PretrainedConfig
 
 from gradopt_ds.experiments.common import models
 from gradopt_ds.experiments.common.errors import PretrainError, reason
 from gradopt_ds.experiments.pretrain import checkpoint, deepspeed_json, schedule
+from gradopt_ds.experiments.pretrain.computation import compile_if_asked, set_checkpointing
 from gradopt_ds.experiments.pretrain.data import validation
 from gradopt_ds.experiments.pretrain.data.open import open_data
 from gradopt_ds.experiments.pretrain.data.packing import PackedSequences
@@ -111,11 +113,13 @@ def assemble(settings: RunSettings) -> Run:
     config = deepspeed_json.read(settings, ranks)
     refuse_unparsable(config, settings.deepspeed_config)
     data = open_data(settings, rank, ranks)
-    shape = models.model_config(settings.model, data.vocabulary, settings.sequence_length)
+    shape = models.model_config(
+        settings.model, data.vocabulary, settings.sequence_length, settings.attention
+    )
     refuse_what_cannot_fit(shape, config, settings.sequence_length)
     run = Run(
         settings,
-        _engine(settings, config, models.build(shape, settings.seed)),
+        _engine(settings, config, shape),
         data.training,
         validation.sequences(settings, data.encode, rank, ranks),
         definition(settings, config, ranks, data.tokenizer.get_vocab()),
@@ -127,7 +131,11 @@ def assemble(settings: RunSettings) -> Run:
     return run
 
 
-def _engine(settings: RunSettings, config: dict[str, Any], model: Any) -> DeepSpeedEngine:
+def _engine(
+    settings: RunSettings, config: dict[str, Any], shape: PretrainedConfig
+) -> DeepSpeedEngine:
+    model = models.build(shape, settings.seed)
+    set_checkpointing(model, settings, config)
     try:
         engine, *_ = deepspeed.initialize(
             model=model,
@@ -141,6 +149,7 @@ def _engine(settings: RunSettings, config: dict[str, Any], model: Any) -> DeepSp
         # What DeepSpeed and this library refuse a JSON with; TypeError: its optimizers do, by a
         # key or type that their constructors do not know; NameError: for want of a package.
         raise PretrainError(f"{settings.deepspeed_config}: {reason(error)}") from error
+    compile_if_asked(engine, settings)
     return engine
 
 

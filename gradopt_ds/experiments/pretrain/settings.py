@@ -12,7 +12,8 @@ from gradopt_ds.experiments.pretrain.data.files import data_digest, digest
 
 # Where a run is kept and how it is watched; changing these does not change what is learned.
 _HOUSEKEEPING = {
-    "output", "save_every", "keep", "resume", "accept_changes", "tensorboard", "cache"
+    "output", "save_every", "save_minutes", "stop_seconds", "keep", "resume", "accept_changes",
+    "tensorboard", "cache",
 }  # fmt: skip
 
 
@@ -51,6 +52,16 @@ class RunSettings(BaseModel):
         1024, ge=1, description="sequences per rank to draw the next one from; 1 keeps the order"
     )
 
+    checkpointing: Literal["none", "transformers", "deepspeed"] = Field(
+        "none",
+        description="recompute every layer in the backward pass, with torch's function as "
+        "transformers does, or with DeepSpeed's",
+    )
+    attention: Literal["eager", "sdpa", "flash_attention_2", "flex_attention"] | None = Field(
+        None, description="implementation of attention (default: the model's own choice)"
+    )
+    compile: bool = Field(False, description="compile the model by torch.compile")
+
     steps: int = Field(300, ge=1, description="optimizer steps")
     train_batch: int | None = Field(
         None, ge=1, description="sequences per optimizer step over all ranks; overrides the JSON"
@@ -83,7 +94,20 @@ class RunSettings(BaseModel):
     validation_sequences: int = Field(
         128, ge=1, description="packed validation sequences, the same ones every time"
     )
-    save_every: int = Field(0, ge=0, description="steps between checkpoints; 0 saves none")
+    save_every: int = Field(
+        0,
+        ge=0,
+        description="steps between checkpoints; 0 saves none, unless a signal stops the run",
+    )
+    save_minutes: float | None = Field(
+        None, gt=0, description="minutes after which a checkpoint is due that no step has brought"
+    )
+    stop_seconds: float = Field(
+        120.0,
+        gt=0,
+        description="seconds to finish a step and save after SIGTERM, SIGUSR1 or the launcher's "
+        "end; then the run leaves without",
+    )
     keep: int = Field(2, ge=1, description="checkpoints kept")
     resume: Literal["auto", "never", "must"] = Field(
         "auto",

@@ -78,7 +78,7 @@ def joined(facts: Iterable[ParameterFacts]) -> list[ParameterFacts]:
     by_name: dict[str, ParameterFacts] = {}
     for fact in facts:
         known = by_name.setdefault(fact.name, fact)
-        if (known.shape, known.stack) != (fact.shape, fact.stack):
+        if (known.shape, known.inside) != (fact.shape, fact.inside):
             raise ValueError(
                 f"{fact.name!r} has shape {known.shape} on one pipeline stage and {fact.shape} on "
                 "another: the layers of one TiedLayerSpec key must be alike"

@@ -185,6 +185,12 @@ def _check_matrices(
                 "JSON, or with AutoTP make it before deepspeed.initialize"
             )
         for block in assignment.blocks:
+            if cut.axis is not None and block.arrangement is not None:
+                raise ValueError(
+                    f"{names[param]!r} is cut by tensor-parallel ranks, and its matrices are kept "
+                    f"interwoven or transposed ({assignment.reason}): how shards of them go "
+                    "together is not known. Exempt it from the cut, or name it in `exclude`"
+                )
             if not cut.joins_in_order(block):
                 raise ValueError(
                     f"{names[param]!r} consists of {len(cut.widths)} sub-parameters of "

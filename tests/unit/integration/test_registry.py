@@ -110,10 +110,10 @@ def test_exchange_settings() -> None:
 def test_a_model_without_matrices_is_refused() -> None:
     """AdamW alone would train it, and the loss would fall."""
     model = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=99))
+    none = {"exclude": ["*.c_*.weight"]}
     with pytest.raises(ValueError, match="GPT2LMHeadModel has no matrix"):
-        build_optimizer("SWAN", {}, model, list(model.parameters()))
-    named = {"include": ["*.c_*.weight"]}
-    optimizer = build_optimizer("SWAN", named, model, list(model.parameters()))
+        build_optimizer("SWAN", none, model, list(model.parameters()))
+    optimizer = build_optimizer("SWAN", {}, model, list(model.parameters()))
     assert [len(group["params"]) for group in optimizer.param_groups] == [4, 12]
 
 

@@ -5,6 +5,7 @@ import gc
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gradopt_ds import SWAN, GradPower, PolarGrad, SinkGD, matrix_param_groups
 from gradopt_ds.memory.allocations import LiveStorages
@@ -78,3 +79,10 @@ def test_containers_and_their_subclasses_are_searched() -> None:
     inner = torch.zeros(2)
     assert list(tensors_in({"a": [Group([inner])], "b": (1, {"c": None})})) == [inner]
     assert issubclass(SWAN, MatrixOptimizer)
+
+
+def test_tensors_that_are_only_traced_are_not_counted() -> None:
+    """A compiled model keeps some, and asking for their address is an error."""
+    with FakeTensorMode():
+        traced = torch.zeros(1000)
+    assert not any(ref() is traced for ref in existing_tensors())

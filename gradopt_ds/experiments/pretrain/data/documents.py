@@ -27,6 +27,8 @@ class TrainingDocuments:
         )
         self._by_hash = sources.splits_by_hash(settings)
         self._start = self._dataset.state_dict()
+        # `datasets` tells its start, not the position that it was given, until it reads a row.
+        self._unread: dict[str, Any] | None = None
         self._texts = self._from_here()
         self.epoch = 0
         self._seen_this_epoch = 0
@@ -42,6 +44,7 @@ class TrainingDocuments:
         """
         while True:
             text = next(self._texts, None)
+            self._unread = None
             if text is None:
                 if not self._seen_this_epoch:
                     raise PretrainError(
@@ -66,13 +69,14 @@ class TrainingDocuments:
         return {
             "epoch": self.epoch,
             "seen_this_epoch": self._seen_this_epoch,
-            "dataset": self._dataset.state_dict(),
+            "dataset": self._unread or self._dataset.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after the text at which ``state`` was taken."""
         self.epoch = state["epoch"]
         self._seen_this_epoch = state["seen_this_epoch"]
+        self._unread = state["dataset"]
         self._dataset.load_state_dict(state["dataset"])
         self._texts = self._from_here()
 

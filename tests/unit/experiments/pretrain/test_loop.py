@@ -1,4 +1,5 @@
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,9 @@ class Engine:
 
     device = torch.device("cpu")
     module = SimpleNamespace(config=SimpleNamespace())
+    basic_optimizer = SimpleNamespace(
+        param_groups=[{"lr": 0.25, "rule": "matrix"}, {"lr": 0.5, "rule": "aux", "lr_scale": 0.1}]
+    )
 
     def __init__(self, losses: list[float]) -> None:
         self.losses = iter(losses)
@@ -49,6 +53,16 @@ class Engine:
         return 1.5
 
 
+class Watch:
+    """In the stopwatch's place."""
+
+    def waiting_for_data(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def row(self, seconds: float, ranks: int) -> dict[str, float]:
+        return {}
+
+
 @pytest.fixture
 def run(make: Callable[..., RunSettings], monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(loop.dist, "all_reduce", lambda tensor: tensor)
@@ -74,14 +88,16 @@ def run(make: Callable[..., RunSettings], monkeypatch: pytest.MonkeyPatch) -> An
 
 def test_a_step_runs_every_micro_batch_and_averages(run: Any) -> None:
     state = run([1.0, 2.0, 6.0])
-    row = loop.train_step(state)
+    row = loop.train_step(state, Watch())
     assert state.engine.calls == ["forward", "backward", "step"] * 3
     assert row["loss"] == pytest.approx(3.0)
     assert (row["step"], row["tokens"], row["lr"], row["grad_norm"]) == (5, 100 + 6 * 8, 0.25, 1.5)
+    assert row["perplexity"] == pytest.approx(20.0855369)  # e to the third
+    assert row["learning_rates"] == {"matrix_0": 0.25, "aux_1": pytest.approx(0.05)}
     assert row["elapsed_seconds"] == state.elapsed == pytest.approx(1.0 + row["step_seconds"])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_and_names_the_step(run: Any, bad: float) -> None:
     with pytest.raises(DivergedError, match=r"at step 5 \(learning rate 0\.25\): lower"):
-        loop.train_step(run([1.0, bad, 1.0]))
+        loop.train_step(run([1.0, bad, 1.0]), Watch())
