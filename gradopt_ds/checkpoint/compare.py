@@ -37,7 +37,8 @@ def check_content(saved: Record, current: Record) -> None:
     if then != now:
         raise ValueError(
             f"this checkpoint was saved by {then} tensor-parallel ranks, and there are {now} now: "
-            "resume on as many"
+            f'resume on as many, or convert it ({CONVERT} IN OUT) and load it with "checkpoint": '
+            '{"load_universal": true}'
         )
     if differences := list(_differences(saved, current)):
         raise ValueError(

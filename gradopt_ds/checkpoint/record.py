@@ -117,9 +117,9 @@ class Record:
         ranks: over which slices are cut.
         groups: the parameter groups.
         slices: this rank's slices, in the order in which they are updated; none at stage 0.
+        tensor: with tensor parallelism; groups and slices are then of this rank's shards.
         pipeline_stages: into which the model is cut.
         elsewhere: names of the parameters that other pipeline stages have, and this one has not.
-        tensor: with tensor parallelism; groups and slices are then of this rank's shards.
     """
 
     optimizer: str
@@ -127,9 +127,9 @@ class Record:
     ranks: int
     groups: tuple[Group, ...]
     slices: tuple[Slice, ...] = ()
+    tensor: TensorRanks | None = None
     pipeline_stages: int = 1
     elsewhere: tuple[str, ...] = ()
-    tensor: TensorRanks | None = None
 
 
 def to_state(record: Record) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The seam: eight methods of ``DeepSpeedEngine``, each extended once.
+"""The seam: nine methods of ``DeepSpeedEngine``, each extended once.
 
 DeepSpeed builds an optimizer by name without looking at the model, wraps it for ZeRO without
 telling it where its parameters went, and loads a checkpoint without asking whose it is. The
@@ -59,8 +59,8 @@ def install() -> None:
     """Extend ``DeepSpeedEngine``; a second call does nothing."""
     if getattr(DeepSpeedEngine, INSTALLED, False):
         return
-    _extend("_configure_expert_parallel", _configure_expert_parallel)
     _extend("_configure_tensor_parallel", _configure_tensor_parallel)
+    _extend("_configure_expert_parallel", _configure_expert_parallel)
     _extend("_is_supported_optimizer", _is_supported_optimizer)
     _extend("_configure_basic_optimizer", _configure_basic_optimizer)
     _extend("_do_optimizer_sanity_check", _do_optimizer_sanity_check)
@@ -113,16 +113,6 @@ def _extend(method: str, extension: Any) -> None:
     setattr(DeepSpeedEngine, method, extended)
 
 
-def _configure_expert_parallel(original: Any, engine: Any, *args: Any, **kwargs: Any) -> Any:
-    """Replace layers as AutoEP does; its failure is explained where its reason is known."""
-    try:
-        return original(engine, *args, **kwargs)
-    except TypeError as error:
-        if canonical_name(engine.optimizer_name()) is not None:
-            auto_ep.explain_failure(error)
-        raise
-
-
 def _configure_tensor_parallel(original: Any, engine: Any, model: Any, *args: Any) -> Any:
     """Remember the whole model while AutoTP cuts it."""
     ours = canonical_name(engine.optimizer_name()) or is_ours(engine.client_optimizer)
@@ -135,6 +125,16 @@ def _configure_tensor_parallel(original: Any, engine: Any, model: Any, *args: An
         with same_end():
             whole.carry_over(model, tensor.cuts, tensor.rank, engine.client_optimizer)
     return sources
+
+
+def _configure_expert_parallel(original: Any, engine: Any, *args: Any, **kwargs: Any) -> Any:
+    """Replace layers as AutoEP does; its failure is explained where its reason is known."""
+    try:
+        return original(engine, *args, **kwargs)
+    except TypeError as error:
+        if canonical_name(engine.optimizer_name()) is not None:
+            auto_ep.explain_failure(error)
+        raise
 
 
 def _is_supported_optimizer(original: Any, engine: Any, optimizer_name: str) -> bool:

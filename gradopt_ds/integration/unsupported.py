@@ -127,12 +127,8 @@ REFUSED: tuple[Setting, ...] = (
     (
         "a model-parallel unit (mpu) for more than sequence or tensor parallelism",
         lambda e: (
-            not (
-                e.mpu is None
-                or e.pipeline_parallelism
-                or tensor_size(e) > 1
-                or is_sequence_unit(e.mpu)
-            )
+            not (e.mpu is None or e.pipeline_parallelism or is_sequence_unit(e.mpu))
+            and tensor_size(e) == 1
         ),
     ),
     (

@@ -185,9 +185,9 @@ def _owner(module: nn.Module, head: nn.Module | None) -> Owner:
         return "convolution"
     if isinstance(module, nn.Linear):
         return "linear"
-    names = [known.__name__ for known in type(module).__mro__]
-    if known := next((MEGATRON[name] for name in names if name in MEGATRON), None):
-        return known
+    for known in type(module).__mro__:
+        if known.__name__ in MEGATRON:
+            return MEGATRON[known.__name__]
     return "table" if (library_class(module) or "").endswith("Embeddings") else "other"
 
 

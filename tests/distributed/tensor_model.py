@@ -1,7 +1,6 @@
 """Models for tensor parallelism, and what an engine that has cut one holds, put together again."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any
@@ -9,8 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from deepspeed.module_inject import layers
-from deepspeed.utils import groups
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -153,21 +150,6 @@ MODELS: Mapping[str, Model] = {
     ),
     "Megatron": _fused((8, 8, 8)),
 }
-
-
-@contextmanager
-def separate_parallelism() -> Iterator[None]:
-    """Leave no trace of tensor parallelism for the engines that come after in these processes."""
-    kept = {name: value for name, value in vars(groups).items() if not callable(value)}
-    mode = layers.DEEPSPEED_AUTOTP_MODE
-    try:
-        yield
-    finally:
-        for name in set(vars(groups)) - set(kept):
-            if not callable(getattr(groups, name)):
-                delattr(groups, name)
-        vars(groups).update(kept)
-        layers.DEEPSPEED_AUTOTP_MODE = mode
 
 
 def data_rank(engine: Any) -> int:

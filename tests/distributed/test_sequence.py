@@ -109,7 +109,7 @@ def test_what_deepspeed_gets_wrong_is_refused() -> None:
         unit.get_model_parallel_world_size = lambda: 2
         assert_raises(
             NotImplementedError,
-            "for more than sequence parallelism",
+            "tensor parallelism with sequence parallelism",
             lambda: start(config(), model=_model(), mpu=unit),
         )
         unit.get_model_parallel_world_size = lambda: 1

@@ -13,8 +13,9 @@ from gradopt_ds.matrices import RowShards
 from tests.distributed.engines import assert_raises, matrix_optimizer
 from tests.distributed.fused_model import Mpu, build_fused, cut_as_megatron
 from tests.distributed.harness import distributed
+from tests.distributed.parallel_state import groups_put_back
 from tests.distributed.tensor_engines import TensorCase, start, train
-from tests.distributed.tensor_model import LLAMA_MATRICES, MODELS, build_llama, separate_parallelism
+from tests.distributed.tensor_model import LLAMA_MATRICES, MODELS, build_llama
 from tests.distributed.test_exchange import counted_all_to_all
 
 SHARED = [
@@ -27,7 +28,7 @@ SHARED = [
 @distributed(2, 4, cases=SHARED)
 def test_one_oracle_call_per_matrix_and_step(case: TensorCase) -> None:
     """Over all ranks; at stage 0 every data-parallel rank has a step of its own. And the wire."""
-    with separate_parallelism():
+    with groups_put_back():
         engine = start(case)
         optimizer = matrix_optimizer(engine)
         rule, matrices = optimizer._matrix_rule, torch.zeros(dist.get_world_size())
@@ -63,7 +64,7 @@ def copies_and_shards(engine: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]
 @distributed(2, cases=[TensorCase("SWAN", 2, "bf16", clipping=0.05)])
 def test_copies_stay_equal_for_a_hundred_steps(case: TensorCase) -> None:
     """To the last bit; and the weights do move."""
-    with separate_parallelism():
+    with groups_put_back():
         engine = start(case)
         before = {n: w.clone() for n, w in copies_and_shards(engine)[0].items()}
         train(engine, range(100))
@@ -86,7 +87,7 @@ def initialize(model: nn.Module, case: TensorCase, **arguments: Any) -> Any:
 def test_what_does_not_fit_is_refused() -> None:
     """Different copies, a fused weight as one matrix, a model that is cut already, ZeRO 3."""
     case = TensorCase("SWAN", 2)
-    with separate_parallelism():
+    with groups_put_back():
         model = build_llama()
         model.model.norm.weight.data += dist.get_rank()
         assert_raises(
@@ -112,7 +113,7 @@ def test_what_does_not_fit_is_refused() -> None:
 @distributed(2)
 def test_an_optimizer_made_by_hand() -> None:
     """Before AutoTP it knows the whole model; from Megatron's shards it cannot."""
-    with separate_parallelism():
+    with groups_put_back():
         model = build_llama()
         groups = gradopt_ds.matrix_param_groups(model)
         optimizer = gradopt_ds.SWAN(groups, lr=0.2, alpha=0.1, weight_decay=0.1, oracle="svd")
@@ -128,7 +129,7 @@ def test_an_optimizer_made_by_hand() -> None:
                 assert torch.equal(param, expected[name]), name
         engine.destroy()
         named.destroy()
-    with separate_parallelism():
+    with groups_put_back():
         mpu = Mpu(2)
         cut = cut_as_megatron(MODELS["Megatron"].build(), mpu)  # type: ignore[arg-type]
         unnamed = without_optimizer(TensorCase("SWAN", 2, model="Megatron"))

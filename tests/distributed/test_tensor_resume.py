@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import deepspeed
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -13,8 +15,16 @@ from tests.distributed.checkpoint_engines import assert_equal, own_folder
 from tests.distributed.engines import SWAN_PARAMS, assert_raises, config
 from tests.distributed.engines import start as start_data_parallel
 from tests.distributed.harness import distributed
+from tests.distributed.observe import masters
+from tests.distributed.parallel_state import groups_put_back
 from tests.distributed.tensor_engines import TensorCase, start, train
-from tests.distributed.tensor_model import build_llama, separate_parallelism
+from tests.distributed.tensor_model import (
+    MODELS,
+    build_llama,
+    joined,
+    tensor_batch,
+)
+from tests.reference import Array
 
 HALF, END = 1, 3
 
@@ -41,7 +51,7 @@ def other_start(case: TensorCase) -> Any:
 @distributed(2, 4, cases={2: RESUMED, 4: RESUMED[2:3]})
 def test_a_resume_is_bit_equal(case: TensorCase) -> None:
     """Save, load into an engine that has gone another way, go on: as if never broken."""
-    with separate_parallelism():
+    with groups_put_back():
         unbroken = start(case)
         train(unbroken, range(HALF))
         path = own_folder(f"tensor {case.name}")
@@ -61,16 +71,10 @@ def test_another_number_of_tensor_ranks_is_refused() -> None:
     """On all ranks, before anything is overwritten."""
     case = TensorCase("SWAN", 2)
     path = own_folder("tensor ranks")
-    with separate_parallelism():
+    with groups_put_back():
         engine = start(case)
         engine.save_checkpoint(path, tag="one")
-    source = Path(path, "one")
-    assert_raises(
-        ValueError,
-        "saved by 2 tensor-parallel ranks: it resumes on as many",
-        lambda: convert(source, source.with_name(f"universal{dist.get_rank()}")),
-    )
-    with separate_parallelism():
+    with groups_put_back():
         elsewhere = start(replace(case, tensor=4, model="LLaMA uneven"))
         before = weights(elsewhere)
         assert_raises(
@@ -86,3 +90,55 @@ def test_another_number_of_tensor_ranks_is_refused() -> None:
         lambda: without.load_checkpoint(path),
     )
     dist.barrier()
+
+
+MOVED = TensorCase("PolarGrad", 2, "bf16", clipping=0.05, model="LLaMA uneven")
+
+
+def whole_masters(engine: Any, case: TensorCase) -> dict[str, Array]:
+    """The fp32 weights of the whole model."""
+    model = MODELS[case.model]
+    return joined(engine, masters(engine), model.build(), model)
+
+
+@distributed(4)
+def test_universal_goes_on_with_other_tensor_ranks() -> None:
+    """From 2 x 2 ranks to 4 x 1 and to 1 x 4: the same weights and state, and the same steps."""
+    path = own_folder("tensor universal")
+    with groups_put_back():
+        engine = start(MOVED)
+        train(engine, range(HALF))
+        engine.save_checkpoint(path, tag="half")
+        expected = whole_masters(engine, MOVED)
+        train(engine, range(HALF, END))
+        end = whole_masters(engine, MOVED)
+    if dist.get_rank() == 0:
+        convert(Path(path, "half"), Path(path, "universal"))
+    dist.barrier()
+    universal = {"checkpoint": {"load_universal": True}}
+    with groups_put_back():
+        moved = replace(MOVED, tensor=4, extra=universal)
+        elsewhere = other_start(moved)
+        elsewhere.load_checkpoint(path, tag="universal")
+        actual = whole_masters(elsewhere, moved)
+        assert all((actual[name] == expected[name]).all() for name in expected)
+        data = 2
+        for step in range(HALF, END):
+            # The batches of both data-parallel ranks, as one.
+            batch = torch.cat([tensor_batch(step, 0, rank) for rank in range(data)])
+            elsewhere.backward(elsewhere(batch))
+            elsewhere.step()
+        actual = whole_masters(elsewhere, moved)
+        for name, weight in end.items():
+            moved_by = np.linalg.norm(weight - expected[name])
+            assert np.linalg.norm(actual[name] - weight) < 0.1 * moved_by, name
+    config = {**without_tensor(MOVED), **universal}
+    alone = deepspeed.initialize(model=build_llama(seed=7, kv_heads=4), config=config)[0]
+    alone.load_checkpoint(path, tag="universal")
+    for name, weight in masters(alone).items():
+        assert (weight == expected[name]).all(), name
+
+
+def without_tensor(case: TensorCase) -> dict[str, Any]:
+    """The JSON for data parallelism alone."""
+    return {key: value for key, value in case.config.items() if key != "tensor_parallel"}

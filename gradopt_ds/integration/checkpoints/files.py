@@ -10,6 +10,7 @@ from deepspeed.utils import groups
 
 from gradopt_ds.integration.checkpoints.universal_files import listed_files, read_common
 from gradopt_ds.integration.parallel.pipeline_ties import layer_files
+from gradopt_ds.integration.parallel.tensor import tensor_size
 
 MODEL_AND_STATE = "*_states.pt"
 """DeepSpeed's names of the files with weights and of those with optimizer state."""
@@ -44,9 +45,10 @@ class Wanted:
 def files_to_verify(engine: Any, folder: Path, wanted: Wanted) -> list[Path]:
     """Return the files that this rank answers for, so that every file is read through once.
 
-    A file that one rank alone loads is its own business. What all data-parallel ranks load
-    is shared out among them; with ``use_node_local_storage`` every node has its own
-    copy, and every rank verifies all that it loads.
+    A file that one rank alone loads is its own business. What all ranks load, or all of one
+    pipeline stage or tensor-parallel rank, is shared out among them; with
+    ``use_node_local_storage`` every node has its own copy, and every rank verifies all that it
+    loads.
 
     Args:
         engine: the engine that is about to load.
@@ -59,9 +61,9 @@ def files_to_verify(engine: Any, folder: Path, wanted: Wanted) -> list[Path]:
     own, common = _files(engine, folder, wanted)
     if engine.use_node_local_storage():
         return [*own, *common]
-    # Other tensor-parallel ranks, and other pipeline stages, load other files; of a universal
-    # checkpoint all load the same.
-    group = None if engine.load_universal_checkpoint() else engine.seq_data_parallel_group
+    # What is common to all ranks, or to those of a pipeline stage or of a tensor-parallel rank.
+    has_parts = engine.pipeline_parallelism or tensor_size(engine) > 1
+    group = engine.mpu.get_data_parallel_group() if has_parts else None
     return [*own, *common[dist.get_rank(group) :: dist.get_world_size(group)]]
 
 

@@ -14,12 +14,15 @@ from torch import Tensor, nn
 from gradopt_ds.checkpoint import (
     Slice,
     State,
+    TensorRanks,
+    as_whole,
     check_content,
     check_layout,
     check_stages,
     from_state,
     groups_of,
     seen_from,
+    shard,
     slice_state,
 )
 from gradopt_ds.checkpoint.compare import WEIGHTS_ALONE
@@ -86,8 +89,10 @@ def load_universal(engine: Any, folder: Path, load_optimizer_states: bool) -> No
     if engine.pipeline_parallelism:
         param_groups = [param_groups[index] for index in groups_of(record, current)]
     with same_end():
-        slices = [(layout, _slice_state(folder, layout)) for layout in current.slices]
-        others = list(_other_tensors(engine, optimized, folder))
+        slices = [
+            (layout, _slice_state(folder, layout, current.tensor)) for layout in current.slices
+        ]
+        others = list(_other_tensors(engine, optimized, folder, current.tensor))
     # A loss scale that adapts to fp16 has no business in bf16 or fp32.
     keeps_scale = common.get("dynamic_loss_scale") == state.get("dynamic_loss_scale")
     keys = [key for key in SHARED if keeps_scale or key not in LOSS_SCALE]
@@ -143,7 +148,7 @@ def _check_record(engine: Any, folder: Path, wanted: Wanted) -> None:
         saved = seen_from(saved, current)
     elif not universal:
         check_stages(saved, current)
-    check_content(saved, current)
+    check_content(saved, as_whole(current) if universal else current)
     if wanted.state:
         optimizer = base_of(engine.basic_optimizer)
         refuse_another_rule(
@@ -199,14 +204,25 @@ def _saved_state(file: Path) -> Mapping[str, Any]:
     return state
 
 
-def _slice_state(folder: Path, layout: Slice) -> State:
+def _slice_state(folder: Path, layout: Slice, tensor: TensorRanks | None) -> State:
     here = dict.fromkeys(fragment.name for fragment in layout.fragments)
     names = list(here) or layout.parameters[:1]
-    return slice_state(layout, {name: read_parameter(folder, name) for name in names})
+    return slice_state(layout, {name: _read(folder, name, tensor) for name in names})
+
+
+def _read(folder: Path, name: str, tensor: TensorRanks | None) -> State:
+    """Read a parameter or buffer, as far as this rank has it."""
+    whole = read_parameter(folder, name)
+    if tensor is None or name not in tensor.cuts:
+        return whole
+    return shard(whole, tensor.cuts[name], tensor.rank)
 
 
 def _other_tensors(
-    engine: Any, optimized: Container[str], folder: Path
+    engine: Any,
+    optimized: Container[str],
+    folder: Path,
+    tensor_ranks: TensorRanks | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield frozen parameters and buffers, which DeepSpeed's universal loading leaves as they are.
 
@@ -231,7 +247,7 @@ def _other_tensors(
         if not file.is_file():
             absent.append(name)
             continue
-        saved = read_parameter(folder, name).elements[FP32_WEIGHT_KEY]
+        saved = _read(folder, name, tensor_ranks).elements[FP32_WEIGHT_KEY]
         if saved.shape != (shape := whole_shape(tensor)):
             raise ValueError(f"{file} has shape {tuple(saved.shape)} and {name!r} {tuple(shape)}")
         yield tensor, saved

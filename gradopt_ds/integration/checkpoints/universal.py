@@ -3,7 +3,7 @@
 import argparse
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -22,9 +22,12 @@ from torch import Tensor
 
 from gradopt_ds.checkpoint import (
     KEY,
+    Cut,
     Record,
     State,
+    as_whole,
     from_state,
+    join,
     joined,
     parameter_state,
     to_state,
@@ -58,7 +61,7 @@ def convert(source: Path, target: Path) -> None:
     Raises:
         ValueError: the checkpoint is damaged or not complete, is not of ZeRO stage 1 to 3, was not
             saved by an optimizer of this library, or by an earlier version from experts that were
-            spread over ranks, or by tensor-parallel ranks.
+            spread over ranks.
         FileExistsError: ``target`` exists.
     """
     if target.exists():
@@ -67,11 +70,13 @@ def convert(source: Path, target: Path) -> None:
     for file in (*rank_files, *get_model_state_files(str(source)), *source.glob("layer_*")):
         require_intact(Path(file))
     stages = _stages(source, rank_files)
-    whole = joined([ranks[0].record for ranks in stages])
+    tensor = stages[0][0].record.tensor
+    cuts = tensor.cuts if tensor else {}
+    whole = as_whole(joined([ranks[0].record for ranks in (stages[:1] if tensor else stages)]))
     unfinished = target.with_name(f"{target.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     contents = {}
-    for name, state in chain(_optimized(stages), _others(source, whole)):
+    for name, state in chain(_optimized(stages, cuts), _others(source, whole, cuts)):
         write_parameter(unfinished, name, state)
         contents[name] = state.keys
     write_common(unfinished, {**_common(stages, whole), CONTENTS: contents})
@@ -123,7 +128,7 @@ class Saved:
 
 
 def _stages(source: Path, files: Sequence[str]) -> list[list[Saved]]:
-    """Return what the ranks of each pipeline stage have saved, in order; one stage without any.
+    """Return what the ranks of each pipeline stage, or tensor-parallel rank, have saved, in order.
 
     Raises:
         ValueError: files are missing, or there are files of another run.
@@ -131,35 +136,48 @@ def _stages(source: Path, files: Sequence[str]) -> list[list[Saved]]:
     stages: dict[str, list[Saved]] = {}
     for file in files:
         state = _loaded(file)[OPTIMIZER_STATE_DICT]
-        # DeepSpeed's "model-parallel rank" is the stage.
+        # DeepSpeed's "model-parallel rank" is the stage, or the tensor-parallel rank.
         stage = Path(file).name.partition("_mp_rank_")[2]
         stages.setdefault(stage, []).append(Saved(state, from_state(base_state(state))))
     record = next(iter(stages.values()))[0].record
-    if record.tensor:
+    if record.tensor and record.pipeline_stages > 1:
         raise ValueError(
-            f"{source} was saved by {record.tensor.size} tensor-parallel ranks: it resumes on as "
-            "many, without conversion"
+            f"{source} was saved by {record.tensor.size} tensor-parallel ranks on each of "
+            f"{record.pipeline_stages} pipeline stages: it resumes on as many, without conversion"
         )
-    wanted = record.ranks * record.pipeline_stages
+    wanted = record.ranks * (record.tensor.size if record.tensor else record.pipeline_stages)
     if len(files) != wanted or any(len(ranks) != record.ranks for ranks in stages.values()):
         raise ValueError(f"{source} was saved by {wanted} ranks and holds files of {len(files)}")
     return [stages[stage] for stage in sorted(stages)]
 
 
-def _optimized(stages: Sequence[Sequence[Saved]]) -> Iterator[tuple[str, State]]:
+def _optimized(
+    stages: Sequence[Sequence[Saved]], cuts: Mapping[str, Cut]
+) -> Iterator[tuple[str, State]]:
+    if cuts:
+        for shards in zip(*map(_parameters, stages), strict=True):
+            name = shards[0][0]
+            yield name, join(name, [state for _, state in shards], cuts[name])
+        return
     written: set[str] = set()
     for ranks in stages:
-        holders = [
-            holder for rank in ranks for holder in slice_states(rank.state, rank.record.slices)
-        ]
-        for group in ranks[0].record.groups:
-            for name, shape in group.parameters.items():
-                if name not in written:  # of a tied layer the copy on the first stage
-                    yield name, parameter_state(name, shape, holders)
-                written.add(name)
+        for name, state in _parameters(ranks, written):  # of a tied layer the first stage's copy
+            yield name, state
+            written.add(name)
 
 
-def _others(source: Path, record: Record) -> Iterator[tuple[str, State]]:
+def _parameters(
+    ranks: Sequence[Saved], written: Container[str] = ()
+) -> Iterator[tuple[str, State]]:
+    """Put together what the data-parallel ranks of one stage, or tensor-parallel rank, have."""
+    holders = [holder for rank in ranks for holder in slice_states(rank.state, rank.record.slices)]
+    for group in ranks[0].record.groups:
+        for name, shape in group.parameters.items():
+            if name not in written:
+                yield name, parameter_state(name, shape, holders)
+
+
+def _others(source: Path, record: Record, cuts: Mapping[str, Cut]) -> Iterator[tuple[str, State]]:
     """Return buffers and frozen parameters."""
     files = map(Path, get_model_state_files(str(source)))
     # An expert's file has its weights alone, and those are in the optimizer's state.
@@ -175,7 +193,9 @@ def _others(source: Path, record: Record) -> Iterator[tuple[str, State]]:
         tensors = {name: module[name] for name in models[0][BUFFER_NAMES]}
         tensors |= {name: _joined(name, shape, models) for name, shape in shapes.items()}
     for name, tensor in tensors.items():
-        yield name, State({FP32_WEIGHT_KEY: tensor})
+        shards = [model["module"][name] for model in models] if cuts else [tensor]
+        states = [State({FP32_WEIGHT_KEY: shard}) for shard in shards]
+        yield name, join(name, states, cuts.get(name, Cut(())))
 
 
 def _joined(name: str, shape: torch.Size, models: Sequence[Mapping[str, Any]]) -> Tensor:
@@ -193,7 +213,7 @@ def _common(stages: Sequence[Sequence[Saved]], whole: Record) -> dict[str, Any]:
 
 
 def _param_groups(stages: Sequence[Saved], whole: Record) -> list[dict[str, Any]]:
-    if len(stages) == 1:
+    if len(stages) == 1 or stages[0].record.tensor:
         groups: list[dict[str, Any]] = base_state(stages[0].state)["param_groups"]
         return groups
     by_rule = {

@@ -60,6 +60,10 @@ REFUSED_WITH_PIPELINE: tuple[tuple[str, Callable[[Any], object]], ...] = (
         "a PipelineModule with tensor parallelism (a topology with a `model` axis) in bf16",
         lambda e: e.mpu.get_slice_parallel_world_size() > 1 and e.bfloat16_enabled(),
     ),
+    (
+        'a PipelineModule with tensor parallelism and "checkpoint": {"load_universal": true}',
+        lambda e: e.mpu.get_slice_parallel_world_size() > 1 and e.load_universal_checkpoint(),
+    ),
     ("a PipelineModule with AutoTP", lambda e: e.autotp_size() > 1),
     (
         'a PipelineModule with "sequence_parallel_size": > 1',

@@ -112,7 +112,10 @@ def read_tensor_parallel(engine: Any, model: nn.Module) -> TensorParallel | None
 def remember_whole_shapes(model: nn.Module, tensor: TensorParallel) -> None:
     """Write the shape in the whole model beside every parameter of a model made of shards."""
     for param, known in read_facts(model).items():
-        remember_facts(param, replace(known, shape=tensor.cuts[param].shape))
+        cut = tensor.cuts[param]
+        if cut.axis is not None and known.inside:  # of a shard: not known of the whole
+            known = replace(known, inside=None, unclear=True)
+        remember_facts(param, replace(known, shape=cut.shape))
 
 
 def ranks_of_stage(engine: Any) -> dist.ProcessGroup:
@@ -185,11 +188,11 @@ def _check_matrices(
                 "JSON, or with AutoTP make it before deepspeed.initialize"
             )
         for block in assignment.blocks:
-            if cut.axis is not None and block.arrangement is not None:
+            if block.arrangement is not None and cut.axis is not None:
                 raise ValueError(
-                    f"{names[param]!r} is cut by tensor-parallel ranks, and its matrices are kept "
-                    f"interwoven or transposed ({assignment.reason}): how shards of them go "
-                    "together is not known. Exempt it from the cut, or name it in `exclude`"
+                    f"{names[param]!r} holds matrices that are interwoven or stored as columns, "
+                    "and tensor parallelism has cut it: it is not known how they come together. "
+                    "Exempt it from tensor parallelism, or name it in `exclude`"
                 )
             if not cut.joins_in_order(block):
                 raise ValueError(

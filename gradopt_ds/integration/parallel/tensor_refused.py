@@ -38,10 +38,6 @@ SETTINGS: tuple[Setting, ...] = (
         "pipeline parallelism of the mpu (make a PipelineModule)",
         lambda e: bwc_pipeline_parallel_world_size(e.mpu) > 1 and not e.pipeline_parallelism,
     ),
-    (
-        '"checkpoint": {"load_universal": true}',
-        lambda e: e.load_universal_checkpoint(),
-    ),
 )
 """What a message calls the setting, and whether an engine has it."""
 

@@ -42,7 +42,7 @@ def engine(**overrides: Any) -> EngineStub:
     plain = {
         "mpu": None,
         "pipeline_parallelism": False,
-        "module": None,
+        "module": torch.nn.Module(),
         "has_moe_layers": False,
         "sequence_parallel_size": 1,
         "autotp_size": lambda: 0,

@@ -25,5 +25,5 @@ def test_shards_of_interwoven_matrices_are_refused(arrangement: Arrangement) -> 
     whole: Any = SimpleNamespace(cuts={weight: TensorCut((8, 8))})
     _check_matrices(optimizer, names, whole)
     cut: Any = SimpleNamespace(cuts={weight: TensorCut((8, 8), 0, ((4, 4),))})
-    with pytest.raises(ValueError, match=r"'qkv.weight' .* interwoven or transposed"):
+    with pytest.raises(ValueError, match="'qkv.weight' holds matrices that are interwoven"):
         _check_matrices(optimizer, names, cut)

@@ -59,7 +59,6 @@ def test_the_proven_settings_are_accepted() -> None:
             )},
             "pipeline parallelism of the mpu",
         ),
-        ({"load_universal_checkpoint": lambda: True}, "load_universal"),
     ],
 )  # fmt: skip
 def test_each_setting_is_refused_by_name(overrides: dict[str, Any], named: str) -> None:
