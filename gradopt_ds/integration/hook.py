@@ -148,9 +148,9 @@ def _configure_basic_optimizer(original: Any, engine: Any, model_parameters: Any
         built: Optimizer = original(engine, model_parameters)
         return built
     _refuse_settings(engine, name)
-    if engine.autotp_size() <= 1 and (tensor := read_tensor_parallel(engine, engine.module)):
-        remember_whole_shapes(engine.module, tensor)
     settings, module = engine.optimizer_params(), engine.module
+    if engine.autotp_size() <= 1 and (tensor := read_tensor_parallel(engine, module)):
+        remember_whole_shapes(module, tensor)
     if engine.pipeline_parallelism:
         return build_on_stages(name, settings, module, model_parameters)
     return build_optimizer(name, settings, module, model_parameters)

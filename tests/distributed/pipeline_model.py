@@ -1,7 +1,7 @@
 """Models that DeepSpeed cuts into pipeline stages, and the same layers in one process."""
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -116,11 +116,11 @@ def build_stages(model: str, stages: int = 2, **arguments: Any) -> PipelineModul
 class OneProcess(nn.Module):
     """The same layers, all in one process, with the names that they have in a pipeline."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, specs: Sequence[Any]) -> None:
         super().__init__()
         self.tied_modules = nn.ModuleDict()
         self.layers: list[Callable[[Tensor], Tensor]] = []
-        for index, spec in enumerate(MODELS[model]()):
+        for index, spec in enumerate(specs):
             if not isinstance(spec, TiedLayerSpec):
                 self.add_module(str(index), spec.build())
                 self.layers.append(self.get_submodule(str(index)))

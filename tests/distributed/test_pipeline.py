@@ -13,7 +13,7 @@ from tests.distributed.harness import distributed, record
 from tests.distributed.model import micro_batch
 from tests.distributed.observe import array, clipped, masters
 from tests.distributed.pipeline_cases import ON_2, ON_4, PipelineCase
-from tests.distributed.pipeline_model import MATRICES, OneProcess, batches, build_stages
+from tests.distributed.pipeline_model import MATRICES, MODELS, OneProcess, batches, build_stages
 from tests.distributed.recipes import RECIPES
 from tests.reference import Array, Reference
 
@@ -27,7 +27,7 @@ def test_a_step_is_that_of_one_process(case: PipelineCase) -> None:
     """Weights of all stages, tied ones too, after each of three steps."""
     engine = start(case)
     assert matrices_of(engine) <= MATRICES[case.model]
-    twin = OneProcess(case.model).to(DTYPES[case.precision])
+    twin = OneProcess(MODELS[case.model]()).to(DTYPES[case.precision])
     before = whole_model(engine, masters(engine))
     references = {name: reference(case, name, weight) for name, weight in before.items()}
     worst = 0.0

@@ -15,6 +15,7 @@ from tests.distributed.model import HIDDEN, VOCABULARY, Block
 from tests.distributed.pipeline_cases import IN_FP32, PipelineCase
 from tests.distributed.pipeline_model import (
     MATRICES,
+    MODELS,
     OneProcess,
     batches,
     build_stages,
@@ -42,7 +43,9 @@ def test_rules_do_not_depend_on_the_stage() -> None:
             rows = table(messages.text)
             matrices = [row for row in rows if row[1].strip() == "SWAN"]
             assert [int(row[3]) for row in matrices] == [len(MATRICES[model])]
-            assert sum(int(row[2]) for row in rows) == len(list(OneProcess(model).parameters()))
+            assert sum(int(row[2]) for row in rows) == len(
+                list(OneProcess(MODELS[model]()).parameters())
+            )
         engine.destroy()
 
 
@@ -173,6 +176,7 @@ def test_settings_are_refused() -> None:
             'PipelineModule with "offload_optimizer"',
         ),
         (SWAN_1, {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}, "torch_autocast"),
+        (SWAN_1, {"sequence_parallel_size": 2}, '"sequence_parallel_size": > 1'),
         (SWAN_1, {"bf16": pure}, "bf16_master_weights_and_grads"),
         (SWAN_1, {"data_types": {"grad_accum_dtype": "bf16"}}, "grad_accum_dtype"),
     ):

@@ -140,6 +140,11 @@ def _stages(source: Path, files: Sequence[str]) -> list[list[Saved]]:
         stage = Path(file).name.partition("_mp_rank_")[2]
         stages.setdefault(stage, []).append(Saved(state, from_state(base_state(state))))
     record = next(iter(stages.values()))[0].record
+    if record.tensor and record.pipeline_stages > 1:
+        raise ValueError(
+            f"{source} was saved by {record.tensor.size} tensor-parallel ranks on each of "
+            f"{record.pipeline_stages} pipeline stages: it resumes on as many, without conversion"
+        )
     wanted = record.ranks * (record.tensor.size if record.tensor else record.pipeline_stages)
     if len(files) != wanted or any(len(ranks) != record.ranks for ranks in stages.values()):
         raise ValueError(f"{source} was saved by {wanted} ranks and holds files of {len(files)}")

@@ -57,13 +57,22 @@ REFUSED_WITH_PIPELINE: tuple[tuple[str, Callable[[Any], object]], ...] = (
     ),
     ("a PipelineModule with DeepSpeed MoE layers", lambda e: e.has_moe_layers),
     (
+        "a PipelineModule with tensor parallelism (a topology with a `model` axis) in bf16",
+        lambda e: e.mpu.get_slice_parallel_world_size() > 1 and e.bfloat16_enabled(),
+    ),
+    (
+        'a PipelineModule with tensor parallelism and "checkpoint": {"load_universal": true}',
+        lambda e: e.mpu.get_slice_parallel_world_size() > 1 and e.load_universal_checkpoint(),
+    ),
+    ("a PipelineModule with AutoTP", lambda e: e.autotp_size() > 1),
+    (
+        'a PipelineModule with "sequence_parallel_size": > 1',
+        lambda e: int(e._config._param_dict.get("sequence_parallel_size") or 1) > 1,
+    ),
+    (
         # Made by one stage, it would not know the embedding or the head of another.
         'a PipelineModule with an optimizer object: name it in the JSON\'s "optimizer"',
         lambda e: e.client_optimizer is not None and _makes_matrices_of_its_own(e),
-    ),
-    (
-        "a PipelineModule with tensor parallelism (a topology with a `model` axis)",
-        lambda e: e.mpu.get_slice_parallel_world_size() > 1,
     ),
 )
 """What a message calls the setting, and whether an engine with pipeline stages has it."""

@@ -118,6 +118,26 @@ def remember_whole_shapes(model: nn.Module, tensor: TensorParallel) -> None:
         remember_facts(param, replace(known, shape=cut.shape))
 
 
+def ranks_of_stage(engine: Any) -> dist.ProcessGroup:
+    """Return all ranks, or of a model with pipeline stages those of this one. Collective."""
+    if not engine.pipeline_parallelism:
+        assert dist.group.WORLD is not None
+        return dist.group.WORLD
+    topology = engine.module.topology()
+    groups = [
+        dist.new_group(sorted(topology.get_axis_list("pipe", stage)))
+        for stage in range(engine.module.num_stages)
+    ]
+    return groups[engine.module.stage_id]
+
+
+def _numbers_on_stage(engine: Any) -> list[int]:
+    if not engine.pipeline_parallelism:
+        return list(range(dist.get_world_size()))
+    module = engine.module
+    return sorted(module.topology().get_axis_list("pipe", module.stage_id))
+
+
 def check_before_training(engine: Any, base: Any, tensor: TensorParallel) -> None:
     """Refuse ranks, copies and matrices with which a step would not be that of one process.
 
@@ -135,15 +155,16 @@ def check_before_training(engine: Any, base: Any, tensor: TensorParallel) -> Non
     unequal = unequal_copies(engine.module, tensor.cuts, tensor.group)
     data_rank = dist.get_rank(engine.seq_data_parallel_group)
     data_size = dist.get_world_size(engine.seq_data_parallel_group)
+    ranks = _numbers_on_stage(engine)
     with same_end():
-        if (
-            data_size * tensor.size != dist.get_world_size()
-            or data_rank * tensor.size + tensor.rank != dist.get_rank()
-        ):
+        if data_size * tensor.size != len(
+            ranks
+        ) or data_rank * tensor.size + tensor.rank != ranks.index(dist.get_rank()):
             raise ValueError(
                 f"{tensor.size} tensor-parallel and {data_size} data-parallel ranks, and rank "
                 f"{dist.get_rank()} is tensor-parallel rank {tensor.rank} and data-parallel rank "
-                f"{data_rank}: expected all ranks, numbered data * {tensor.size} + tensor"
+                f"{data_rank}: expected all ranks (of a pipeline stage), numbered "
+                f"data * {tensor.size} + tensor"
             )
         if unequal:
             raise ValueError(

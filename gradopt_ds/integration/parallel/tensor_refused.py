@@ -35,8 +35,8 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     ("sequence parallelism", lambda e: e.sequence_parallel_size > 1),
     (
-        "pipeline parallelism of the mpu",
-        lambda e: bwc_pipeline_parallel_world_size(e.mpu) > 1,
+        "pipeline parallelism of the mpu (make a PipelineModule)",
+        lambda e: bwc_pipeline_parallel_world_size(e.mpu) > 1 and not e.pipeline_parallelism,
     ),
 )
 """What a message calls the setting, and whether an engine has it."""

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from gradopt_ds.integration.checkpoints.verdict import same_end
 from gradopt_ds.integration.parallel.pipeline import of_all_stages
-from gradopt_ds.integration.parallel.tensor import TensorParallel
+from gradopt_ds.integration.parallel.tensor import TensorParallel, ranks_of_stage
 from gradopt_ds.integration.zero.slicing import ZeroSlice, holds_whole, whole_weights
 from gradopt_ds.integration.zero.verification import verify
 from gradopt_ds.matrices import ExchangeSettings, WholeMatrixMap
@@ -80,15 +80,17 @@ def attach(
         return "ZeRO stage 0: every rank holds, and updates, whole matrices"
     names = {param: name for name, param in engine.module.named_parameters()}
     slices = [slice_ for slice_ in slices if groups[slice_.group]["rule"] == MATRIX]
-    matrices = [names[weight] for weight in base.blocks]
+    matrices = [names[weight] for weight in base.blocks if weight in names]
     _check_strategies(base.exchange, chain.from_iterable(of_all_stages(engine.module, matrices)))
+    verify(slices, [slice_.layout(names) for slice_ in slices])
+    if tensor is None:
+        shared = _over_data_ranks(base, slices, names)
+    else:
+        weights = whole_weights(wrapper, optimizer) if is_whole else []
+        # At stage 0 every data-parallel rank does the same: its tensor-parallel ranks are enough.
+        ranks = tensor.group if is_whole else ranks_of_stage(engine)
+        shared = _over_tensor_ranks(base, slices, weights, names, tensor, ranks)
     with same_end() if engine.pipeline_parallelism else nullcontext():
-        verify(slices, [slice_.layout(names) for slice_ in slices])
-        if tensor is None:
-            shared = _over_data_ranks(base, slices, names)
-        else:
-            weights = whole_weights(wrapper, optimizer) if is_whole else []
-            shared = _over_tensor_ranks(base, slices, weights, names, tensor)
         plans = _plans(base, shared)
     base.matrix_map = ShardedMatrixMap(
         {
@@ -132,6 +134,7 @@ def _over_tensor_ranks(
     whole: Sequence[tuple[Tensor, Tensor]],
     names: Mapping[Tensor, str],
     tensor: TensorParallel,
+    ranks: dist.ProcessGroup,
 ) -> list[Shared]:
     """Join what tensor-parallel ranks have. Collective.
 
@@ -141,6 +144,7 @@ def _over_tensor_ranks(
         whole: at stage 0, what is stepped on and the weight that it is, in place of slices.
         names: of the weights.
         tensor: how the weights are cut.
+        ranks: those that share the work.
     """
     held = [(slice_.tensor, slice_.layout(names), slice_.weights) for slice_ in slices]
     for stepped, weight in whole:
@@ -155,9 +159,6 @@ def _over_tensor_ranks(
         [tensor.cuts[weight].axis for weight in weights for _ in base.blocks[weight]]
         for _, _, weights in held
     ]
-    # At stage 0 every data-parallel rank does the same: its tensor-parallel ranks are enough.
-    ranks = tensor.group if whole else dist.group.WORLD
-    assert ranks is not None
     return [
         Shared(stepped, layout, ranks)
         for (stepped, _, _), layout in zip(held, tensor.join(columns, axes), strict=True)

@@ -143,7 +143,7 @@ def test_supported_settings_are_accepted(overrides: dict[str, Any]) -> None:
         ({**EXPERTS, "autotp_size": lambda: 2}, "tensor parallelism .* DeepSpeed MoE layers"),
         ({**EXPERTS, "mpu": object()}, "tensor parallelism .* DeepSpeed MoE layers"),
         ({**EXPERTS, "sequence_parallel_size": 2}, "sequence parallelism with experts"),
-        ({"auto_ep": True, "autotp_size": lambda: 2}, "tensor parallelism .*AutoEP"),
+        ({**EXPERTS, "auto_ep": True, "autotp_size": lambda: 2}, "tensor parallelism .*AutoEP"),
         ({"auto_ep": True, "client_optimizer": SGD}, "an optimizer object .*AutoEP"),
     ],
 )

@@ -78,6 +78,6 @@ def test_the_accessors_exist() -> None:
     asked = {name for _, check in SETTINGS for name in check.__code__.co_names}
     asked |= set(_half_precision.__code__.co_names)
     known = {"_half_precision", "bool", "any", "getattr", "bwc_pipeline_parallel_world_size"}
-    attributes = {"tp_overlap_comm", "module", "parameters", "mpu"}
+    attributes = {"tp_overlap_comm", "module", "parameters", "pipeline_parallelism", "mpu"}
     attributes |= {"sequence_parallel_size"}
     assert [n for n in asked - known - attributes if not hasattr(DeepSpeedEngine, n)] == []
