@@ -120,7 +120,9 @@ def test_universal_goes_on_elsewhere(case: Move) -> None:
             continue  # Weights in half precision are rounded masters.
         moved = (end[name] - half[name]).norm()
         error = (tensor - end[name]).norm()
-        limit = 1e-3 if saved.precision == "fp32" else 0.2
+        # Ranks round other sums in half precision, and a polar factor magnifies the difference in
+        # directions of small singular values; another direction altogether would be off by 1.4.
+        limit = 1e-3 if saved.precision == "fp32" else 0.7
         assert error <= limit * moved, f"{label}: {name} is off by {error / moved}"
     assert actual["steps"] == expected["end"]["steps"]
     engine.destroy()
