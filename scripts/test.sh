@@ -5,4 +5,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh dev
 source scripts/environment.sh
-exec python -m pytest --numprocesses 2 --dist loadgroup "$@"
+exec python -m pytest --numprocesses 2 "$@"

@@ -22,6 +22,7 @@ from tests.distributed.plugin import (  # noqa: E402
     pytest_unconfigure,
 )
 from tests.repeatable import pytest_runtest_setup  # noqa: E402
+from tests.two_processes import pytest_xdist_make_scheduler  # noqa: E402
 
 __all__ = [
     "compute_dtype",
@@ -31,4 +32,5 @@ __all__ = [
     "pytest_runtest_setup",
     "pytest_terminal_summary",
     "pytest_unconfigure",
+    "pytest_xdist_make_scheduler",
 ]

@@ -3,8 +3,6 @@
 ``tests/conftest.py`` hands these hooks to pytest, for every folder of tests.
 """
 
-from collections.abc import Collection
-
 import pytest
 
 from tests.distributed.harness import Job
@@ -30,23 +28,9 @@ def job_of(item: pytest.Item) -> Job | None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     jobs = {item: job for item in items if (job := job_of(item))}
     items.sort(key=lambda item: (item in jobs, *(jobs[item].order if item in jobs else ())))
-    keep_together(config, items, jobs)
     config.stash[SCHEDULE] = Schedule(
         job for item, job in jobs.items() if not item.get_closest_marker("skip")
     )
-
-
-def keep_together(
-    config: pytest.Config, items: list[pytest.Item], jobs: Collection[pytest.Item]
-) -> None:
-    """Let one worker of pytest-xdist have all distributed tests: they share the ranks' processes.
-
-    The other workers run the rest, file by file: a file's tests may share what takes long to make.
-    """
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            group = "distributed" if item in jobs else item.nodeid.partition("::")[0]
-            item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
