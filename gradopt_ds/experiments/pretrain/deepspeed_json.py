@@ -28,7 +28,8 @@ def read(settings: RunSettings, ranks: int) -> dict[str, Any]:
     Raises:
         PretrainError: the JSON cannot be read, has a key that DeepSpeed would ignore, names no
             optimizer that there is, has a value that is out of range, carries a scheduler, has
-            checkpoints written in the background, or its batch sizes do not fit the ranks.
+            checkpoints written in the background, asks for tensor parallelism, or its batch sizes
+            do not fit the ranks.
     """
     config = load(settings.deepspeed_config)
     for item in settings.override:
@@ -46,6 +47,7 @@ def read(settings: RunSettings, ranks: int) -> dict[str, Any]:
             "'datastates_ckpt'); a run killed meanwhile would resume from half of one: remove the "
             "key"
         )
+    _refuse_tensor_parallelism(config, settings)
     config.update(batch_sizes(config, settings, ranks))
     # One line per step on the progress bar is enough; DeepSpeed would print its own every ten.
     config.setdefault("steps_per_print", settings.steps + 1)
@@ -62,6 +64,17 @@ def _has_decoupled_writer(config: Mapping[str, Any]) -> bool:
     block = config.get("checkpoint")
     writer = block.get("writer") if isinstance(block, Mapping) else None
     return isinstance(writer, Mapping) and bool(writer.get("decoupled"))
+
+
+def _refuse_tensor_parallelism(config: Mapping[str, Any], settings: RunSettings) -> None:
+    block = config.get("tensor_parallel")
+    size = block.get("autotp_size") if isinstance(block, Mapping) else None
+    if isinstance(size, int) and size > 1:
+        raise PretrainError(
+            f"{settings.deepspeed_config} has an autotp_size of {size}, and here every rank reads "
+            "sequences of its own, while tensor-parallel ranks must read the same: remove the "
+            "block, or train with a script of yours (docs/parallelism.md)"
+        )
 
 
 def _check_keys(config: Mapping[str, Any], settings: RunSettings) -> None:

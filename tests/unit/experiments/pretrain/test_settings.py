@@ -122,6 +122,10 @@ ADAM = {"optimizer": {"type": "AdamW"}}
     [
         ({}, "names no optimizer"),
         ({"optimizer": {"type": "AdamW"}, "scheduler": {}}, "remove the block"),
+        (
+            {"optimizer": {"type": "SWAN"}, "tensor_parallel": {"autotp_size": 2}},
+            "autotp_size of 2.* must read the same: remove the block",
+        ),
         ({**ADAM, "checkpoint": {"writer": {"type": "fast", "decoupled": True}}}, "background"),
         ({**ADAM, "datastates_ckpt": {"host_cache_size": 16}}, "background"),
     ],
