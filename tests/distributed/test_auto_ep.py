@@ -13,11 +13,10 @@ from deepspeed.utils import groups
 from torch import Tensor, nn
 
 import gradopt_ds
-from gradopt_ds.experiments.exchange_plan.command import plans_of
 from gradopt_ds.experiments.exchange_plan.ranks import by_shape, per_rank
 from gradopt_ds.experiments.exchange_plan.settings import PlanSettings
+from gradopt_ds.experiments.exchange_plan.stages import plans_by_stage
 from gradopt_ds.integration.parallel import auto_ep
-from gradopt_ds.integration.parallel.experts_on_paper import on_one_rank
 from gradopt_ds.matrices import RowShards
 from tests.distributed.auto_ep_cases import OF_TRANSFORMERS, RESUMED, STEPS, Case
 from tests.distributed.auto_ep_model import MATRICES, StackedLM, as_one_process, build_stacked
@@ -214,7 +213,7 @@ def test_the_plan_on_paper_is_that_of_the_engine(case: Case) -> None:
         oracle="svd",
     )
     with torch.device("meta"):
-        on_paper = plans_of(on_one_rank(StackedLM(), case.ep_size), settings)
+        (on_paper,) = plans_by_stage(StackedLM(), settings)
     exchanges = engine.basic_optimizer.matrix_map.exchanges.values()
     assert [plan.digest() for plan in on_paper] == [e.plan.digest() for e in exchanges]
     rows = per_rank(on_paper, bytes_per_element=4)

@@ -17,6 +17,7 @@ import deepspeed
 import numpy as np
 import torch
 from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime import torch_autocast
 from deepspeed.utils import groups
 
 import gradopt_ds  # noqa: F401  (registers the optimizers)
@@ -50,7 +51,7 @@ def outcome_of(job: Job) -> Outcome:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
-    forget_parallelism()
+    forget_engines()
     failure = ""
     try:
         job.body(*(() if job.case is None else (job.case,)))
@@ -62,8 +63,8 @@ def outcome_of(job: Job) -> Outcome:
     return Outcome(failure, take_recorded())
 
 
-def forget_parallelism() -> None:
-    """Let no engine find what DeepSpeed remembers, for the process, of the units of the one before.
+def forget_engines() -> None:
+    """Let no engine find what DeepSpeed remembers, for the process, of the one before.
 
     Groups of experts stay: they are looked up by their size.
     """
@@ -71,6 +72,8 @@ def forget_parallelism() -> None:
     groups._TENSOR_MODEL_PARALLEL_GROUP = groups._MODEL_PARALLEL_GROUP = None
     groups._DATA_PARALLEL_GROUP = None
     groups._MPU_TENSOR_MODEL_PARALLEL_WORLD_SIZE = groups._MPU_TENSOR_MODEL_PARALLEL_RANK = None
+    # In float16 it would have the next engine scale its loss.
+    torch_autocast.TORCH_AUTOCAST_INITIALIZED, torch_autocast.TORCH_AUTOCAST_DTYPE = False, None
 
 
 def described(error: BaseException) -> str:
