@@ -96,7 +96,7 @@ def test_what_does_not_fit_is_refused() -> None:
             lambda: initialize(model, case),
         )
         fused = copy.deepcopy(TensorCase("SWAN", 2, model="fused").config)
-        del fused["optimizer"]["params"]["split"]["*.qkv.weight"]
+        fused["optimizer"]["params"]["split"]["*.qkv.weight"] = 1
         assert_raises(
             ValueError,
             '"split" ({"blocks.0.qkv.weight": [8, 4, 4]})',
@@ -133,7 +133,8 @@ def test_an_optimizer_made_by_hand() -> None:
         mpu = Mpu(2)
         cut = cut_as_megatron(MODELS["Megatron"].build(), mpu)  # type: ignore[arg-type]
         unnamed = without_optimizer(TensorCase("SWAN", 2, model="Megatron"))
-        by_hand = gradopt_ds.SWAN(gradopt_ds.matrix_param_groups(cut), lr=0.2)
+        groups = gradopt_ds.matrix_param_groups(cut, split={"*.qkv.weight": 1})
+        by_hand = gradopt_ds.SWAN(groups, lr=0.2)
         assert_raises(
             ValueError,
             "is a shard of a parameter of shape",

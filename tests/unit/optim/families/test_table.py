@@ -9,8 +9,15 @@ from tests.unit.optim.families.table import rows
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rules_of_a_family(family: str) -> None:
-    """As reviewed; the vocabulary is three times as large as the model, like a fused projection."""
-    assert rows(build(family)) == frozen()[family]
+    """As reviewed; the vocabulary is three times as large as the model, like a fused projection.
+
+    In any order: releases of transformers register the weights of a layer in different ones.
+    """
+    assert sorted(rows(build(family)), key=_text) == sorted(frozen()[family], key=_text)
+
+
+def _text(row: dict[str, str]) -> str:
+    return str(sorted(row.items()))
 
 
 def test_nothing_else_is_frozen() -> None:
