@@ -17,10 +17,11 @@ import sys, time
 from gradopt_ds.experiments.common.stopping import StopRequest
 stop = StopRequest()
 stop.listen()
-print("ready", flush=True)
 if {seconds} == 0:
+    print("ready", flush=True)
     time.sleep(60)
 with stop.finishing({seconds}):
+    print("ready", flush=True)
     while stop.reason is None:
         time.sleep(0.01)
     print(stop.reason, flush=True)
