@@ -10,8 +10,8 @@ IN_FP32 = {"data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type"
 """Otherwise DeepSpeed rounds the accumulated gradients to bfloat16 while it adds them up."""
 
 OF_TIED = 0.1
-"""One process adds up the gradients of a tied weight in bfloat16, and the stages in float32; where one
-is about zero, AdamW steps as far as elsewhere, in a direction that rounding decides."""
+"""One process adds up the gradients of a tied weight in bfloat16, and the stages in float32. Where
+one is about zero, AdamW steps as far as elsewhere, in a direction that rounding decides."""
 
 
 @dataclass(frozen=True)
