@@ -7,8 +7,14 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gradopt_ds.integration.parallel.on_paper import check_parallel
-from gradopt_ds.integration.parallel.pipeline_on_paper import Partition
+from gradopt_ds.integration.parallel.on_paper import (
+    ExpertParallel,
+    Pipeline,
+    PipelinePartition,
+    TensorParallel,
+    TensorParallelPreset,
+    check_parallel,
+)
 
 PrecisionName = Literal["fp32", "bf16", "bf16-fp32-gradients", "pure-bf16", "fp16"]
 
@@ -98,21 +104,11 @@ class Setup(BaseModel):
     offload_param: bool = Field(
         default=False, description="stage 3: this rank's part of the weights in the host's memory"
     )
-    expert_parallel: int = Field(
-        default=1, ge=1, description="ranks that share one copy of the experts"
-    )
-    tensor_parallel: int = Field(
-        default=1,
-        ge=1,
-        description="ranks that have shards of the same layers, as AutoTP cuts them",
-    )
-    tensor_parallel_preset: str | None = Field(
-        default=None, description="a preset of AutoTP, for models whose own plan it refuses"
-    )
-    pipeline: int = Field(default=1, ge=1, description="stages of consecutive layers")
-    pipeline_partition: Partition = Field(
-        default="parameters", description="PipelineModule's partition_method: parameters or uniform"
-    )
+    expert_parallel: ExpertParallel = 1
+    tensor_parallel: TensorParallel = 1
+    tensor_parallel_preset: TensorParallelPreset = None
+    pipeline: Pipeline = 1
+    pipeline_partition: PipelinePartition = "parameters"
 
     @model_validator(mode="after")
     def _possible(self) -> "Setup":
@@ -131,12 +127,9 @@ class Setup(BaseModel):
             )
         if self.offload_param and self.stage != 3:
             raise ValueError("offload_param needs stage 3")
-        if self.ranks % self.expert_parallel:
-            raise ValueError(
-                f"{self.ranks} ranks cannot be cut into groups of expert_parallel "
-                f"{self.expert_parallel}: it must divide the ranks"
-            )
-        check_parallel(self.stage, self.tensor_parallel, self.pipeline, self.expert_parallel)
+        check_parallel(
+            self.stage, self.ranks, self.tensor_parallel, self.pipeline, self.expert_parallel
+        )
         if self.offload_optimizer and self.processes > self.ranks:
             raise ValueError(
                 "offload_optimizer has not been measured with tensor_parallel or pipeline above 1"

@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from gradopt_ds.integration.parallel.pipeline_on_paper import pipeline_stages
+from gradopt_ds.integration.parallel.stages_on_paper import cut_stages
 from gradopt_ds.integration.parallel.tensor_cut import TensorCut
-from gradopt_ds.integration.parallel.tensor_on_paper import tensor_cuts
 from gradopt_ds.memory.activations import Share
 from gradopt_ds.memory.setup import Setup
 
@@ -45,14 +43,17 @@ class Split:
         """Divide a model on the meta device.
 
         Raises:
-            ValueError: see :func:`~gradopt_ds.integration.parallel.tensor_on_paper.tensor_cuts` and
-                :func:`~gradopt_ds.integration.parallel.pipeline_on_paper.pipeline_stages`.
+            ValueError: see :func:`~gradopt_ds.integration.parallel.stages_on_paper.cut_stages`.
         """
         params = dict(model.named_parameters())
-        cuts = tensor_cuts(model, setup.tensor_parallel, setup.tensor_parallel_preset)
-        elements = {name: prod(cut.shard_shape(0)) for name, cut in cuts.items()}
-        names = pipeline_stages(model, setup.pipeline, setup.pipeline_partition, elements)
-        return cls(tuple({params[name]: cuts[name] for name in own} for own in names), setup)
+        stages = cut_stages(
+            model,
+            setup.tensor_parallel,
+            setup.tensor_parallel_preset,
+            setup.pipeline,
+            setup.pipeline_partition,
+        )
+        return cls(tuple({params[n]: cut for n, cut in own.items()} for own in stages), setup)
 
     def places(self, rank: int | None) -> Iterator[Place]:
         """Return the place of a rank; of all ranks by default, those that hold the same once.

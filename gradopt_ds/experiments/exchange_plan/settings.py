@@ -8,8 +8,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from gradopt_ds import optim
-from gradopt_ds.integration.parallel.on_paper import check_parallel
-from gradopt_ds.integration.parallel.pipeline_on_paper import Partition
+from gradopt_ds.integration.parallel.on_paper import (
+    ExpertParallel,
+    Pipeline,
+    PipelinePartition,
+    TensorParallel,
+    TensorParallelPreset,
+    check_parallel,
+)
 from gradopt_ds.matrices import ExchangeSettings
 from gradopt_ds.ops import Oracle, make_oracle
 
@@ -26,21 +32,11 @@ class PlanSettings(BaseModel):
         ge=1,
         description="data-parallel ranks: of every stage, and of every tensor-parallel rank",
     )
-    expert_parallel: int = Field(
-        default=1, ge=1, description="ranks that share one copy of the experts"
-    )
-    tensor_parallel: int = Field(
-        default=1,
-        ge=1,
-        description="ranks that have shards of the same layers, as AutoTP cuts them",
-    )
-    tensor_parallel_preset: str | None = Field(
-        default=None, description="a preset of AutoTP, for models whose own plan it refuses"
-    )
-    pipeline: int = Field(default=1, ge=1, description="stages of consecutive layers")
-    pipeline_partition: Partition = Field(
-        default="parameters", description="PipelineModule's partition_method: parameters or uniform"
-    )
+    expert_parallel: ExpertParallel = 1
+    tensor_parallel: TensorParallel = 1
+    tensor_parallel_preset: TensorParallelPreset = None
+    pipeline: Pipeline = 1
+    pipeline_partition: PipelinePartition = "parameters"
     optimizer: Literal["Muon", "PolarGrad", "SWAN"] = Field(
         default="Muon", description="whose default oracle counts the FLOPs"
     )
@@ -65,12 +61,9 @@ class PlanSettings(BaseModel):
 
     @model_validator(mode="after")
     def _possible(self) -> "PlanSettings":
-        if self.ranks % self.expert_parallel:
-            raise ValueError(
-                f"{self.ranks} ranks cannot be cut into groups of expert_parallel "
-                f"{self.expert_parallel}: it must divide the ranks"
-            )
-        check_parallel(self.stage, self.tensor_parallel, self.pipeline, self.expert_parallel)
+        check_parallel(
+            self.stage, self.ranks, self.tensor_parallel, self.pipeline, self.expert_parallel
+        )
         return self
 
     @field_validator("oracle")

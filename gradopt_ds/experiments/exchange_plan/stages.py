@@ -1,7 +1,6 @@
 """The plans of every pipeline stage, from a model on the meta device."""
 
 from collections.abc import Sequence
-from math import prod
 
 from torch import nn
 
@@ -10,9 +9,8 @@ from gradopt_ds.experiments.exchange_plan.ranks import Row, all_to_alls, make_pl
 from gradopt_ds.experiments.exchange_plan.settings import PlanSettings
 from gradopt_ds.integration.parallel.experts_on_paper import on_one_rank
 from gradopt_ds.integration.parallel.layout_on_paper import tensor_layout
-from gradopt_ds.integration.parallel.pipeline_on_paper import pipeline_stages
+from gradopt_ds.integration.parallel.stages_on_paper import cut_stages
 from gradopt_ds.integration.parallel.tensor_cut import TensorCut
-from gradopt_ds.integration.parallel.tensor_on_paper import tensor_cuts
 from gradopt_ds.matrices import Block
 from gradopt_ds.sharding import Layout, Matrix, Plan
 
@@ -25,17 +23,21 @@ def plans_by_stage(model: nn.Module, settings: PlanSettings) -> list[list[Plan]]
     Raises:
         ValueError: the model cannot be cut as the settings say.
     """
-    cuts = tensor_cuts(model, settings.tensor_parallel, settings.tensor_parallel_preset)
-    elements = {name: prod(cut.shard_shape(0)) for name, cut in cuts.items()}
-    stages = pipeline_stages(model, settings.pipeline, settings.pipeline_partition, elements)
+    stages = cut_stages(
+        model,
+        settings.tensor_parallel,
+        settings.tensor_parallel_preset,
+        settings.pipeline,
+        settings.pipeline_partition,
+    )
     own = on_one_rank(model, settings.expert_parallel)
     # Which rule a parameter gets depends on the whole model, so it is decided before it is cut.
     spread, dense = (matrices_of(own, settings.patterns, spread) for spread in (True, False))
     if settings.pipeline == 1:
-        return [_plans(dense, spread, cuts, settings)]
+        return [_plans(dense, spread, stages[0], settings)]
     return [
-        _plans({m: dense[m] for m in dense if m.name in set(names)}, {}, cuts, settings)
-        for names in stages
+        _plans({m: dense[m] for m in dense if m.name in cuts}, {}, cuts, settings)
+        for cuts in stages
     ]
 
 

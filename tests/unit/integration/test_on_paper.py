@@ -122,5 +122,5 @@ def test_models_that_make_no_stages() -> None:
 )
 def test_sizes_that_no_engine_has(sizes: tuple[int, int, int, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check_parallel(*sizes)
-    check_parallel(1, 2, 2, 1)
+        check_parallel(sizes[0], 8, *sizes[1:])
+    check_parallel(1, 8, 2, 2, 1)
