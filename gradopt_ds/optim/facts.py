@@ -21,15 +21,16 @@ in: positions of a picture's patches, a class token."""
 EXPERTS = frozenset({"experts", "deepspeed_experts", "deepspeed_moe"})
 """What a module that routes tokens calls its experts."""
 
+ROUTERS = frozenset({"gate", "router", "shared_expert_gate", "coefficient"})
+"""What it calls the layers that choose and weigh them."""
+
 HEAD_NAMES = frozenset(
     {"lm_head", "embed_out", "output", "output_layer", "head", "classifier", "score", "unembed"}
 )
 """Last component of the names that output heads go by in the common model libraries."""
 
-ROUTERS = frozenset({"gate", "router", "shared_expert_gate", "coefficient"})
-"""What it calls the layers that choose and weigh them."""
-
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 MEGATRON: Mapping[str, Owner] = {
     "VocabParallelEmbedding": "embedding",
     "ColumnParallelLinear": "linear",
@@ -39,8 +40,6 @@ MEGATRON: Mapping[str, Owner] = {
 
 REMEMBERED = "gradopt_ds_facts"
 """Attribute of a parameter whose facts were read before its module was replaced."""
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 
 
 @dataclass(frozen=True)

@@ -175,6 +175,9 @@ FUSED: tuple[tuple[str, str, Callable[[Any], Inside]], ...] = (
 )  # fmt: skip
 """Classes, one of their weights, and what lies in it by the module's own numbers."""
 
+LIBRARIES = ("transformers", "torch")
+"""Whose classes are known by name; another library's may mean something else by the same one."""
+
 FUSED_NAMES = frozenset(
     {"qkv", "qkv_proj", "query_key_value", "Wqkv", "W_pack", "c_attn", "gate_up_proj"}
 )
@@ -192,8 +195,6 @@ def known_weights(module: nn.Module) -> Iterator[tuple[str, Inside | None]]:
     Returns:
         Path of the weight in the module, and what lies in it; None if the module lacks a number.
     """
-    if library_class(module) is None:
-        return
     for path, layout in _BY_CLASS.get(library_class(module) or "", {}).items():
         try:
             yield path, layout(module)
@@ -207,9 +208,6 @@ def library_class(module: nn.Module) -> str | None:
         if "forward" in vars(cls):
             return cls.__name__ if cls.__module__.split(".")[0] in LIBRARIES else None
     return None
-
-
-LIBRARIES = ("transformers", "torch")
 
 
 def stacked_experts(owner: nn.Module, leaf: str, shape: tuple[int, ...]) -> Inside | None:

@@ -25,17 +25,16 @@ def unequal_copies(
         cuts: parameter → how it is cut.
         group: of tensor-parallel ranks.
     """
-    names = [name for name, param in model.named_parameters() if cuts[param].axis is None]
-    params = dict(model.named_parameters())
-    if not names:
+    copies = {n: param for n, param in model.named_parameters() if cuts[param].axis is None}
+    if not copies:
         return []
-    digests = torch.stack([_digest(params[name]) for name in names])
+    digests = torch.stack([_digest(param) for param in copies.values()])
     digests = digests.to(get_accelerator().current_device_name())
     extremes = torch.stack([digests, -digests])
     dist.all_reduce(extremes, dist.ReduceOp.MAX, group=group)
     largest, smallest = extremes[0], -extremes[1]
     differs = (largest != smallest).tolist()
-    return [name for name, is_other in zip(names, differs, strict=True) if is_other]
+    return [name for name, is_other in zip(copies, differs, strict=True) if is_other]
 
 
 def separate_copies(optimizer: Optimizer, cuts: Mapping[Tensor, TensorCut]) -> None:

@@ -5,7 +5,7 @@ gets, and which matrices lie in it, must be what the whole model says.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from gradopt_ds.integration.parallel.tensor_cut import TensorCut
 from gradopt_ds.optim import MatrixOptimizer, base_of
-from gradopt_ds.optim.facts import read_facts, remember_facts
+from gradopt_ds.optim.facts import ParameterFacts, read_facts, remember_facts
 
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Bytes of an element → integers of that size: their sums do not depend on the order."""
@@ -32,7 +32,7 @@ class WholeModel:
     """
 
     params: Mapping[str, Tensor]
-    facts: Mapping[str, Any]
+    facts: Mapping[str, ParameterFacts]
     sums: Mapping[str, tuple[Tensor, ...]]
 
     @classmethod
@@ -96,7 +96,7 @@ class WholeModel:
             if not torch.equal(before.to(now.device), now):
                 raise ValueError(
                     f"{name!r} on tensor-parallel rank {rank} is not the part of the parameter "
-                    f"that AutoTP's metadata says it is ({replace(cut)}): training would update it "
+                    f"that AutoTP's metadata says it is ({cut}): training would update it "
                     "as another matrix. Please report it with your model and DeepSpeed config"
                 )
 
