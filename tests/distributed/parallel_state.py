@@ -1,23 +1,22 @@
-"""DeepSpeed keeps its tensor-parallel groups in module globals: put them back."""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
+"""What DeepSpeed remembers of an engine in module globals, for all later ones of the process."""
 
 from deepspeed.module_inject import layers
+from deepspeed.runtime import torch_autocast
 from deepspeed.utils import groups
 
+AUTOTP_MODE = layers.DEEPSPEED_AUTOTP_MODE
 
-@contextmanager
-def groups_put_back() -> Iterator[None]:
-    """Leave no trace of tensor parallelism for the engines that come after in these processes."""
-    kept = {name: value for name, value in vars(groups).items() if not callable(value)}
-    mode = layers.DEEPSPEED_AUTOTP_MODE
-    try:
-        yield
-    finally:
-        for name in {name for name, value in vars(groups).items() if not callable(value)} - set(
-            kept
-        ):
-            delattr(groups, name)
-        vars(groups).update(kept)
-        layers.DEEPSPEED_AUTOTP_MODE = mode
+
+def forget_engines() -> None:
+    """Let no engine find the units and the autocast of the one before.
+
+    The worker does so before every test; one with engines of several kinds does it between them.
+    Groups of experts stay: they are looked up by their size.
+    """
+    groups.mpu = groups.mesh_device = None
+    groups._TENSOR_MODEL_PARALLEL_GROUP = groups._MODEL_PARALLEL_GROUP = None
+    groups._DATA_PARALLEL_GROUP = None
+    groups._MPU_TENSOR_MODEL_PARALLEL_WORLD_SIZE = groups._MPU_TENSOR_MODEL_PARALLEL_RANK = None
+    layers.DEEPSPEED_AUTOTP_MODE = AUTOTP_MODE
+    # In float16 it would have the next engine scale its loss.
+    torch_autocast.TORCH_AUTOCAST_INITIALIZED, torch_autocast.TORCH_AUTOCAST_DTYPE = False, None

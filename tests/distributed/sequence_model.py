@@ -9,12 +9,12 @@ import torch
 import torch.distributed as dist
 from deepspeed.runtime.sequence_parallel import parallel_state_sp
 from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
-from deepspeed.utils import groups
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tests.distributed.model import SAMPLES, VOCABULARY
+from tests.distributed.parallel_state import forget_engines
 
 SETTINGS = dict(
     vocab_size=VOCABULARY,
@@ -122,7 +122,7 @@ def sequence_parallel(size: int, plain: bool = False) -> Iterator[Any]:
     finally:
         ALL_ATTENTION_FUNCTIONS["sdpa"] = attention
         parallel_state_sp._release_sequence_parallel_groups()
-        groups.mpu = None
+        forget_engines()
 
 
 def plain_unit(data_parallel: Any) -> SimpleNamespace:

@@ -19,7 +19,6 @@ from gradopt_ds.memory.optimizers import BLOCKS
 from gradopt_ds.memory.setup import Setup
 from tests.distributed.harness import distributed
 from tests.distributed.memory_cases import CASES, SHAPES, Case
-from tests.distributed.parallel_state import groups_put_back
 
 TOKENS = 16
 BUCKET = 20_000
@@ -44,8 +43,7 @@ DESCRIBED = {
 @distributed(1, 2, 3, 4, cases=CASES)
 def test_the_estimate_is_what_an_engine_holds(case: Case) -> None:
     """On every rank."""
-    with groups_put_back():
-        result = measured(case)
+    result = measured(case)
     weights_masters_and_state_to_the_byte(**result)
     gradients_and_buffers(**result)
     # Everything that the garbage collector sees after a step has an owner.

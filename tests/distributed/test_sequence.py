@@ -1,9 +1,5 @@
 """Sequence parallelism: ranks that share sequences compute what one process computes."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -26,6 +22,7 @@ from tests.distributed.engines import (
     weights,
 )
 from tests.distributed.harness import distributed, folder, record
+from tests.distributed.parallel_state import forget_engines
 from tests.distributed.sequence_model import CutLlama, plain_unit, sequence_parallel
 from tests.distributed.test_exactness import worst_errors
 
@@ -91,10 +88,10 @@ def test_what_deepspeed_gets_wrong_is_refused() -> None:
     in_json = config(sequence_parallel_size=2)
     mesh = config(sequence_parallel_size=2, data_parallel_size=1)
     for settings in (in_json, mesh):
-        with _without_mesh():
-            assert_raises(
-                NotImplementedError, "pass deepspeed.initialize the mpu", lambda: start(settings)
-            )
+        assert_raises(
+            NotImplementedError, "pass deepspeed.initialize the mpu", lambda: start(settings)
+        )
+        forget_engines()
     no_scatter = config(stage=3, zero={"reduce_scatter": False})
     with sequence_parallel(2) as mpu:
         for settings, message in (
@@ -134,14 +131,3 @@ def _model(std: float = 0.3) -> nn.Module:
     for param in model.parameters():
         nn.init.normal_(param, std=std)
     return model
-
-
-@contextmanager
-def _without_mesh() -> Iterator[Any]:
-    """Leave nothing of a mesh behind: DeepSpeed keeps it for all later engines of the process."""
-    from deepspeed.utils import groups
-
-    try:
-        yield
-    finally:
-        groups.mesh_device = None

@@ -11,7 +11,6 @@ from tests.distributed.cases import BF16_ACCUMULATING_IN_FP32, STOCHASTIC
 from tests.distributed.harness import distributed, record
 from tests.distributed.moe_model import whole
 from tests.distributed.observe import array, clipped, in_last_places, masters
-from tests.distributed.parallel_state import groups_put_back
 from tests.distributed.recipes import RECIPES
 from tests.distributed.tensor_engines import TensorCase, start
 from tests.distributed.tensor_model import (
@@ -61,8 +60,7 @@ CASES = {
 @distributed(2, 3, 4, cases=CASES)
 def test_step_equals_one_process(case: TensorCase) -> None:
     """Gradients, clipping, update and copies, for every parameter."""
-    with groups_put_back():
-        worst = worst_errors(case)
+    worst = worst_errors(case)
     record(**worst)
     assert max(worst.values()) <= case.tolerance, worst
 

@@ -16,7 +16,7 @@ from tests.distributed.engines import SWAN_PARAMS, assert_raises, config
 from tests.distributed.engines import start as start_data_parallel
 from tests.distributed.harness import distributed
 from tests.distributed.observe import masters
-from tests.distributed.parallel_state import groups_put_back
+from tests.distributed.parallel_state import forget_engines
 from tests.distributed.tensor_engines import TensorCase, start, train
 from tests.distributed.tensor_model import (
     MODELS,
@@ -51,19 +51,18 @@ def other_start(case: TensorCase) -> Any:
 @distributed(2, 4, cases={2: RESUMED, 4: RESUMED[2:3]})
 def test_a_resume_is_bit_equal(case: TensorCase) -> None:
     """Save, load into an engine that has gone another way, go on: as if never broken."""
-    with groups_put_back():
-        unbroken = start(case)
-        train(unbroken, range(HALF))
-        path = own_folder(f"tensor {case.name}")
-        unbroken.save_checkpoint(path, tag="half")
-        at_half = weights(unbroken)
-        train(unbroken, range(HALF, END))
-        resumed = other_start(case)
-        assert any(not torch.equal(w, at_half[name]) for name, w in weights(resumed).items())
-        resumed.load_checkpoint(path)
-        train(resumed, range(HALF, END))
-        assert_equal(weights(unbroken), weights(resumed), case.name)
-        assert_equal(unbroken.optimizer.state_dict(), resumed.optimizer.state_dict(), case.name)
+    unbroken = start(case)
+    train(unbroken, range(HALF))
+    path = own_folder(f"tensor {case.name}")
+    unbroken.save_checkpoint(path, tag="half")
+    at_half = weights(unbroken)
+    train(unbroken, range(HALF, END))
+    resumed = other_start(case)
+    assert any(not torch.equal(w, at_half[name]) for name, w in weights(resumed).items())
+    resumed.load_checkpoint(path)
+    train(resumed, range(HALF, END))
+    assert_equal(weights(unbroken), weights(resumed), case.name)
+    assert_equal(unbroken.optimizer.state_dict(), resumed.optimizer.state_dict(), case.name)
 
 
 @distributed(4)
@@ -71,18 +70,18 @@ def test_another_number_of_tensor_ranks_is_refused() -> None:
     """On all ranks, before anything is overwritten."""
     case = TensorCase("SWAN", 2)
     path = own_folder("tensor ranks")
-    with groups_put_back():
-        engine = start(case)
-        engine.save_checkpoint(path, tag="one")
-    with groups_put_back():
-        elsewhere = start(replace(case, tensor=4, model="LLaMA uneven"))
-        before = weights(elsewhere)
-        assert_raises(
-            ValueError,
-            "saved by 2 tensor-parallel ranks, and there are 4 now",
-            lambda: elsewhere.load_checkpoint(path),
-        )
-        assert_equal(before, weights(elsewhere))
+    engine = start(case)
+    engine.save_checkpoint(path, tag="one")
+    forget_engines()
+    elsewhere = start(replace(case, tensor=4, model="LLaMA uneven"))
+    before = weights(elsewhere)
+    assert_raises(
+        ValueError,
+        "saved by 2 tensor-parallel ranks, and there are 4 now",
+        lambda: elsewhere.load_checkpoint(path),
+    )
+    assert_equal(before, weights(elsewhere))
+    forget_engines()
     without = start_data_parallel(config("SWAN", SWAN_PARAMS), model=build_llama())
     assert_raises(
         ValueError,
@@ -105,33 +104,33 @@ def whole_masters(engine: Any, case: TensorCase) -> dict[str, Array]:
 def test_universal_goes_on_with_other_tensor_ranks() -> None:
     """From 2 x 2 ranks to 4 x 1 and to 1 x 4: the same weights and state, and the same steps."""
     path = own_folder("tensor universal")
-    with groups_put_back():
-        engine = start(MOVED)
-        train(engine, range(HALF))
-        engine.save_checkpoint(path, tag="half")
-        expected = whole_masters(engine, MOVED)
-        train(engine, range(HALF, END))
-        end = whole_masters(engine, MOVED)
+    engine = start(MOVED)
+    train(engine, range(HALF))
+    engine.save_checkpoint(path, tag="half")
+    expected = whole_masters(engine, MOVED)
+    train(engine, range(HALF, END))
+    end = whole_masters(engine, MOVED)
     if dist.get_rank() == 0:
         convert(Path(path, "half"), Path(path, "universal"))
     dist.barrier()
     universal = {"checkpoint": {"load_universal": True}}
-    with groups_put_back():
-        moved = replace(MOVED, tensor=4, extra=universal)
-        elsewhere = other_start(moved)
-        elsewhere.load_checkpoint(path, tag="universal")
-        actual = whole_masters(elsewhere, moved)
-        assert all((actual[name] == expected[name]).all() for name in expected)
-        data = 2
-        for step in range(HALF, END):
-            # The batches of both data-parallel ranks, as one.
-            batch = torch.cat([tensor_batch(step, 0, rank) for rank in range(data)])
-            elsewhere.backward(elsewhere(batch))
-            elsewhere.step()
-        actual = whole_masters(elsewhere, moved)
-        for name, weight in end.items():
-            moved_by = np.linalg.norm(weight - expected[name])
-            assert np.linalg.norm(actual[name] - weight) < 0.1 * moved_by, name
+    forget_engines()
+    moved = replace(MOVED, tensor=4, extra=universal)
+    elsewhere = other_start(moved)
+    elsewhere.load_checkpoint(path, tag="universal")
+    actual = whole_masters(elsewhere, moved)
+    assert all((actual[name] == expected[name]).all() for name in expected)
+    data = 2
+    for step in range(HALF, END):
+        # The batches of both data-parallel ranks, as one.
+        batch = torch.cat([tensor_batch(step, 0, rank) for rank in range(data)])
+        elsewhere.backward(elsewhere(batch))
+        elsewhere.step()
+    actual = whole_masters(elsewhere, moved)
+    for name, weight in end.items():
+        moved_by = np.linalg.norm(weight - expected[name])
+        assert np.linalg.norm(actual[name] - weight) < 0.1 * moved_by, name
+    forget_engines()
     config = {**without_tensor(MOVED), **universal}
     alone = deepspeed.initialize(model=build_llama(seed=7, kv_heads=4), config=config)[0]
     alone.load_checkpoint(path, tag="universal")

@@ -17,12 +17,11 @@ import deepspeed
 import numpy as np
 import torch
 from deepspeed.accelerator import get_accelerator
-from deepspeed.runtime import torch_autocast
-from deepspeed.utils import groups
 
 import gradopt_ds  # noqa: F401  (registers the optimizers)
 from gradopt_ds.experiments.common.process_end import end_process
 from tests.distributed.harness import BACKEND_VARIABLE, Job, Outcome, take_recorded
+from tests.distributed.parallel_state import forget_engines
 
 
 def main() -> None:
@@ -61,19 +60,6 @@ def outcome_of(job: Job) -> Outcome:
     gc.collect()
     gc.freeze()
     return Outcome(failure, take_recorded())
-
-
-def forget_engines() -> None:
-    """Let no engine find what DeepSpeed remembers, for the process, of the one before.
-
-    Groups of experts stay: they are looked up by their size.
-    """
-    groups.mpu = groups.mesh_device = None
-    groups._TENSOR_MODEL_PARALLEL_GROUP = groups._MODEL_PARALLEL_GROUP = None
-    groups._DATA_PARALLEL_GROUP = None
-    groups._MPU_TENSOR_MODEL_PARALLEL_WORLD_SIZE = groups._MPU_TENSOR_MODEL_PARALLEL_RANK = None
-    # In float16 it would have the next engine scale its loss.
-    torch_autocast.TORCH_AUTOCAST_INITIALIZED, torch_autocast.TORCH_AUTOCAST_DTYPE = False, None
 
 
 def described(error: BaseException) -> str:
