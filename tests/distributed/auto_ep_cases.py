@@ -5,23 +5,8 @@ from typing import Any
 
 from tests.distributed.auto_ep_model import DESCRIBED
 from tests.distributed.model import SAMPLES
+from tests.distributed.precisions import PRECISIONS
 from tests.distributed.recipes import RECIPES
-
-PRECISIONS: dict[str, dict[str, Any]] = {
-    "fp32": {},
-    "bf16": {"bf16": {"enabled": True}},
-    "bf16 fp32 gradients": {
-        "bf16": {"enabled": True},
-        "data_types": {"grad_accum_dtype": "fp32"},
-    },
-    "pure bf16": {
-        "bf16": {
-            "enabled": True,
-            "bf16_master_weights_and_grads": True,
-            "bf16_optimizer_states": True,
-        }
-    },
-}
 
 
 @dataclass(frozen=True)

@@ -75,13 +75,21 @@ def start(settings: dict[str, Any], **arguments: Any) -> Any:
     return deepspeed.initialize(config=settings, **arguments)[0]
 
 
+def forward_backward(engine: Any, step: int) -> None:
+    """All micro-batches of a step, as many as the engine accumulates; the last step left out."""
+    accumulation = engine.gradient_accumulation_steps()
+    for micro in range(accumulation):
+        tokens = micro_batch(step, micro, dist.get_rank()).to(engine.device)
+        engine.backward(engine(tokens))
+        if micro < accumulation - 1:
+            engine.step()
+
+
 def train(engine: Any, steps: range) -> None:
     """Take optimizer steps, with the accumulation that the engine is set to."""
     for step in steps:
-        for micro in range(engine.gradient_accumulation_steps()):
-            tokens = micro_batch(step, micro, dist.get_rank()).to(engine.device)
-            engine.backward(engine(tokens))
-            engine.step()
+        forward_backward(engine, step)
+        engine.step()
 
 
 def weights(engine: Any) -> dict[str, Tensor]:

@@ -7,21 +7,8 @@ import torch.distributed as dist
 
 from tests.distributed.expert_model import EXPERTS_PER_RANK
 from tests.distributed.model import SAMPLES
+from tests.distributed.precisions import PRECISIONS
 from tests.distributed.recipes import RECIPES
-
-PRECISIONS: dict[str, dict[str, Any]] = {
-    "fp32": {},
-    "bf16": {"bf16": {"enabled": True}},
-    "fp16": {"fp16": {"enabled": True, "initial_scale_power": 8}},
-    "pure bf16": {
-        "bf16": {
-            "enabled": True,
-            "bf16_master_weights_and_grads": True,
-            "bf16_optimizer_states": True,
-        }
-    },
-    "autocast": {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}},
-}
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.distributed.model import SAMPLES
+from tests.distributed.precisions import PRECISIONS
 from tests.distributed.recipes import RECIPES
 
 IN_FP32 = {"data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32"}
@@ -52,16 +53,10 @@ class PipelineCase:
             "gradient_clipping": self.clipping,
             "zero_optimization": {"stage": self.stage},
             "optimizer": RECIPES[self.optimizer].config,
-            **self._half(),
+            **PRECISIONS[self.precision],
             **self.extra,
             **more,
         }
-
-    def _half(self) -> dict[str, Any]:
-        if self.precision == "fp32":
-            return {}
-        scale = {"initial_scale_power": 8} if self.precision == "fp16" else {}
-        return {self.precision: {"enabled": True, **scale}}
 
 
 ON_2 = [

@@ -7,6 +7,7 @@ import deepspeed
 
 from tests.distributed.fused_model import Mpu, cut_as_megatron
 from tests.distributed.model import SAMPLES
+from tests.distributed.precisions import PRECISIONS
 from tests.distributed.recipes import RECIPES
 from tests.distributed.tensor_model import MODELS, data_rank, tensor_batch
 
@@ -43,18 +44,6 @@ class TensorCase:
         """The JSON."""
         recipe, model = RECIPES[self.optimizer].config, MODELS[self.model]
         cut = {"autotp_size": self.tensor, **model.tensor_parallel}
-        precision: dict[str, Any] = {
-            "fp32": {},
-            "bf16": {"bf16": {"enabled": True}},
-            "pure bf16": {
-                "bf16": {
-                    "enabled": True,
-                    "bf16_master_weights_and_grads": True,
-                    "bf16_optimizer_states": True,
-                }
-            },
-            "autocast": {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}},
-        }[self.precision]
         return {
             "train_micro_batch_size_per_gpu": 2 * SAMPLES,
             "gradient_accumulation_steps": self.accumulation,
@@ -62,7 +51,7 @@ class TensorCase:
             "zero_optimization": {"stage": self.stage},
             "optimizer": {**recipe, "params": {**recipe["params"], **model.params, **self.params}},
             **({} if self.model == "Megatron" else {"tensor_parallel": cut}),
-            **precision,
+            **PRECISIONS[self.precision],
             **self.extra,
         }
 

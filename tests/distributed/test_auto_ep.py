@@ -20,9 +20,8 @@ from gradopt_ds.integration.parallel import auto_ep
 from gradopt_ds.matrices import RowShards
 from tests.distributed.auto_ep_cases import OF_TRANSFORMERS, RESUMED, STEPS, Case
 from tests.distributed.auto_ep_model import MATRICES, StackedLM, as_one_process, build_stacked
-from tests.distributed.engines import assert_raises
+from tests.distributed.engines import assert_raises, forward_backward, train
 from tests.distributed.harness import distributed, folder, record
-from tests.distributed.model import micro_batch
 from tests.distributed.moe_model import MATRICES as QWEN2MOE
 from tests.distributed.moe_model import build_even_moe
 from tests.distributed.observe import (
@@ -46,21 +45,6 @@ def build(case: Case) -> nn.Module:
 def start(case: Case, **extra: Any) -> Any:
     """An engine, its experts spread."""
     return deepspeed.initialize(model=build(case), config=case.config(**extra))[0]
-
-
-def forward_backward(engine: Any, case: Case, step: int) -> None:
-    """All micro-batches of a step, the optimizer's step left out."""
-    for micro in range(case.accumulation):
-        engine.backward(engine(micro_batch(step, micro, dist.get_rank())))
-        if micro < case.accumulation - 1:
-            engine.step()
-
-
-def train(engine: Any, case: Case, steps: range) -> None:
-    """Take optimizer steps."""
-    for step in steps:
-        forward_backward(engine, case, step)
-        engine.step()
 
 
 def gathered(own: Mapping[str, Any], case: Case) -> dict[str, Array]:
@@ -90,7 +74,7 @@ def worst_error(case: Case, matrices: Mapping[str, Parts]) -> float:
     assert len(references) == len(dict(twin.named_parameters()))
     for step in range(3):
         load(twin, before)
-        forward_backward(engine, case, step)
+        forward_backward(engine, step)
         gradients = single_process_gradients(twin, step, case.accumulation)
         if case.precision != "fp32":  # another token may be routed elsewhere
             gradients = gathered(captured_gradients(engine), case)
@@ -178,7 +162,7 @@ def test_each_expert_gets_one_oracle_call(case: Case) -> None:
         return rule(batch, across, group)
 
     optimizer._matrix_rule = counting
-    train(engine, case, range(1))
+    train(engine, range(1))
     dist.all_reduce(count)
     assert count.item() == 1 + 3 * 4
 
@@ -226,14 +210,14 @@ def test_the_plan_on_paper_is_that_of_the_engine(case: Case) -> None:
 def test_a_resume_is_bit_equal(case: Case) -> None:
     """Save, build anew from other weights, load, go on; every rank its own experts."""
     unbroken = start(case)
-    train(unbroken, case, range(2))
+    train(unbroken, range(2))
     path = str(folder(f"{dist.get_world_size()}ranks", f"AutoEP {case.name}"))
     unbroken.save_checkpoint(path, tag="half")
-    train(unbroken, case, range(2, 4))
+    train(unbroken, range(2, 4))
     resumed = start(case)
-    train(resumed, case, range(7, 8))
+    train(resumed, range(7, 8))
     resumed.load_checkpoint(path)
-    train(resumed, case, range(2, 4))
+    train(resumed, range(2, 4))
     expected, actual = masters(unbroken), masters(resumed)
     for name, weight in expected.items():
         assert np.array_equal(weight, actual[name]), f"{name} differs"

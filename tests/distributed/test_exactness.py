@@ -12,16 +12,16 @@ from typing import Any
 import deepspeed
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from tests.distributed.cases import CASES, Case
 from tests.distributed.conditional_model import MATRICES as CONDITIONAL_MATRICES
 from tests.distributed.conditional_model import ConditionalLM, build_conditional
+from tests.distributed.engines import forward_backward
 from tests.distributed.harness import distributed, record
 from tests.distributed.interwoven_model import MATRICES as INTERWOVEN_MATRICES
 from tests.distributed.interwoven_model import InterwovenLM, build_interwoven
-from tests.distributed.model import MATRICES, SAMPLES, TinyLM, build_model, micro_batch
+from tests.distributed.model import MATRICES, SAMPLES, TinyLM, build_model
 from tests.distributed.moe_model import MATRICES as MOE_MATRICES
 from tests.distributed.moe_model import MATRICES_WITH_HEADS, TinyMoe, build_moe, whole
 from tests.distributed.observe import (
@@ -31,6 +31,7 @@ from tests.distributed.observe import (
     masters,
     single_process_gradients,
 )
+from tests.distributed.precisions import PRECISIONS
 from tests.distributed.recipes import RECIPES
 from tests.distributed.sequence_model import MATRICES as LLAMA_MATRICES
 from tests.distributed.sequence_model import CutLlama, build_whole
@@ -47,34 +48,19 @@ MODELS: Mapping[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = 
 """How the twin is built, and the model that gets its weights."""
 
 STEPS = 3
-LOSS_SCALE_POWER = 8
 
 
 def deepspeed_config(case: Case) -> dict[str, Any]:
     """The JSON of one case."""
-    config: dict[str, Any] = {
+    return {
         "train_micro_batch_size_per_gpu": SAMPLES,
         "gradient_accumulation_steps": case.accumulation,
         "gradient_clipping": case.clipping,
         "zero_optimization": {"stage": case.stage, **case.zero},
         "optimizer": case.optimizer_config,
         **case.extra,
+        **PRECISIONS[case.precision],
     }
-    if case.precision == "bf16":
-        config["bf16"] = {"enabled": True}
-    elif case.precision == "autocast":
-        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
-    elif case.precision == "fp16 autocast":
-        config["torch_autocast"] = {"enabled": True, "dtype": "float16"}
-    elif case.precision == "pure bf16":
-        config["bf16"] = {
-            "enabled": True,
-            "bf16_master_weights_and_grads": True,
-            "bf16_optimizer_states": True,
-        }
-    elif case.precision == "fp16":
-        config["fp16"] = {"enabled": True, "initial_scale_power": LOSS_SCALE_POWER}
-    return config
 
 
 @distributed(2, 3, cases=CASES)
@@ -143,11 +129,7 @@ def _matrices(case: Case) -> Mapping[str, Callable[[Array], list[Array]]]:
 
 def _train_step(engine: Any, twin: nn.Module, step: int, case: Case) -> dict[str, np.ndarray]:
     """One optimizer step; returns the averaged, unscaled, clipped gradients in float64."""
-    rank = dist.get_rank()
-    for micro in range(case.accumulation):
-        engine.backward(engine(micro_batch(step, micro, rank).to(engine.device)))
-        if micro < case.accumulation - 1:
-            engine.step()
+    forward_backward(engine, step)
     gradients = single_process_gradients(twin, step, case.accumulation)
     if not case.zero.get("round_robin_gradients"):
         # What the optimizer is about to get, to the last bit. With round-robin gradients

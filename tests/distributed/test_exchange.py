@@ -10,8 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gradopt_ds.matrices import WHOLE, ExchangeSettings, RowShards
-from gradopt_ds.memory.allocations import LiveStorages
-from gradopt_ds.ops import Eigh, PolarExpress, nuclear_norm, swan_direction
+from gradopt_ds.ops import Eigh, nuclear_norm
 from gradopt_ds.sharding import (
     Exchange,
     Matrix,
@@ -21,6 +20,7 @@ from gradopt_ds.sharding import (
 )
 from tests.distributed.cases import EVERY_PARAMETER_PARTITIONED
 from tests.distributed.engines import Setting, matrix_optimizer, on_stages, start, train
+from tests.distributed.exchange_memory import SHAPES, live_and_planned
 from tests.distributed.harness import distributed
 from tests.distributed.model import MATRICES
 from tests.distributed.moe_model import build_moe
@@ -169,25 +169,9 @@ def test_random_layouts_are_exchanged_exactly() -> None:
 @distributed(2, 3)
 def test_transient_bytes_are_bounded() -> None:
     """Exchange and rule together stay within the bucket, or within 12 copies of one matrix."""
-    shapes = [(96, 96)] * 12 + [(256, 96)] * 6 + [(96, 256)] * 3
-    matrices = [Matrix(str(i), *shape) for i, shape in enumerate(shapes)]
+    matrices = [Matrix(str(i), *shape) for i, shape in enumerate(SHAPES)]
     chunks = [-(-m.numel // dist.get_world_size()) for m in matrices]
     layout = chunked_layout(matrices, chunks, dist.get_world_size())
-    direction = torch.randn(layout.slice_size)
-    oracle = PolarExpress(dtype=torch.float32)
-
-    def rule(x: Tensor, across: RowShards) -> tuple[Tensor, Tensor]:
-        return swan_direction(x, oracle, across), x.new_ones(len(x))
-
-    for bucket in (1, 12 * 4 * 60_000, 2**29):
-        chosen = ExchangeSettings(exchange_bucket_size=bucket)
-        exchange = Exchange(make_plan(layout, oracle, chosen), dist.group.WORLD)
-        param = torch.zeros(layout.slice_size)
-        with LiveStorages() as live:
-            for updates in exchange(param, direction, rule):
-                torch._foreach_mul_(updates.directions, updates.scales.unbind())
-                torch._foreach_sub_(updates.parts_of(lambda param: param), updates.directions)
-        planned = exchange.plan.peak_bytes(dist.get_rank())
-        largest = 12 * 4 * max(matrix.numel for matrix in matrices)
-        assert 0 < live.peak <= planned <= max(bucket, largest), (live.peak, planned, bucket)
-        assert param.all()
+    largest = 12 * 4 * max(matrix.numel for matrix in matrices)
+    for bucket, live, planned in live_and_planned(layout):
+        assert 0 < live <= planned <= max(bucket, largest), (live, planned, bucket)

@@ -14,6 +14,7 @@ from deepspeed.utils import groups
 from torch import Tensor
 
 from gradopt_ds.matrices import RowShards
+from tests.distributed.engines import forward_backward, train
 from tests.distributed.expert_cases import COUNTED, RESUMED, STEPS, Case
 from tests.distributed.expert_model import (
     STACK,
@@ -23,7 +24,6 @@ from tests.distributed.expert_model import (
     matrices,
 )
 from tests.distributed.harness import distributed, folder
-from tests.distributed.model import micro_batch
 from tests.distributed.observe import (
     captured_gradients,
     clipped,
@@ -41,21 +41,6 @@ def start(case: Case) -> Any:
     return deepspeed.initialize(model=model, config=case.config())[0]
 
 
-def forward_backward(engine: Any, case: Case, step: int) -> None:
-    """All micro-batches of a step, the optimizer's step left out."""
-    for micro in range(case.accumulation):
-        engine.backward(engine(micro_batch(step, micro, dist.get_rank())))
-        if micro < case.accumulation - 1:
-            engine.step()
-
-
-def train(engine: Any, case: Case, steps: range) -> None:
-    """Take optimizer steps."""
-    for step in steps:
-        forward_backward(engine, case, step)
-        engine.step()
-
-
 @distributed(2, 4, cases=STEPS)
 def test_steps_equal_the_reference(case: Case) -> None:
     """Every expert, wherever it is and however it is cut, against float64."""
@@ -70,7 +55,7 @@ def test_steps_equal_the_reference(case: Case) -> None:
         for name, weight in before.items()
     }
     for step in range(3):
-        forward_backward(engine, case, step)
+        forward_backward(engine, step)
         single = single_process_gradients(twin, step, case.accumulation)
         if case.zero.get("round_robin_gradients"):
             # DeepSpeed's own look-up goes to the wrong elements.
@@ -147,7 +132,7 @@ def test_each_expert_gets_one_oracle_call(case: Case) -> None:
         return rule(batch, across, group)
 
     optimizer._matrix_rule = counting
-    train(engine, case, range(1))
+    train(engine, range(1))
     dist.all_reduce(count)
     assert count.item() == len(matrices(case.experts)), count
 
@@ -174,16 +159,16 @@ def test_exchanges_stay_among_the_ranks_that_share_a_matrix() -> None:
 def test_a_resume_is_bit_equal(case: Case) -> None:
     """Save, build anew from other weights, load, go on; every rank its own experts."""
     unbroken = start(case)
-    train(unbroken, case, range(2))
+    train(unbroken, range(2))
     path = str(folder(f"{dist.get_world_size()}ranks", f"experts {case.name}"))
     unbroken.save_checkpoint(path, tag="half")
-    train(unbroken, case, range(2, 4))
+    train(unbroken, range(2, 4))
     resumed = start(case)
     with torch.no_grad():
         for param in resumed.module.parameters():
             param.add_(1.0)
     resumed.load_checkpoint(path)
-    train(resumed, case, range(2, 4))
+    train(resumed, range(2, 4))
     for (name, a), (_, b) in zip(
         unbroken.module.named_parameters(), resumed.module.named_parameters(), strict=True
     ):

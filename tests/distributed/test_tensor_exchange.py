@@ -9,8 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gradopt_ds.matrices import ExchangeSettings, RowShards
-from gradopt_ds.memory.allocations import LiveStorages
-from gradopt_ds.ops import Eigh, PolarExpress, nuclear_norm, swan_direction
+from gradopt_ds.ops import Eigh, nuclear_norm
 from gradopt_ds.sharding import (
     Exchange,
     Layout,
@@ -22,6 +21,7 @@ from gradopt_ds.sharding import (
     tensor_parallel_layout,
 )
 from tests import reference
+from tests.distributed.exchange_memory import SHAPES, live_and_planned
 from tests.distributed.harness import distributed
 
 GRIDS = {2: [(2, 1)], 3: [(3, 1)], 4: [(2, 2), (4, 1)]}
@@ -136,29 +136,13 @@ def assert_equal_copies(actual: Tensor, piece: Piece | None, numel: int, tensor:
 @distributed(4)
 def test_transient_bytes_are_bounded() -> None:
     """Parts of columns are put in shape, and copies get updates, within what the plan says."""
-    shapes = [(96, 96)] * 12 + [(256, 96)] * 6 + [(96, 256)] * 3
-    axes = [(1, None, 0, 1)[i % 4] for i in range(len(shapes))]
+    axes = [(1, None, 0, 1)[i % 4] for i in range(len(SHAPES))]
     halves = {None: (1, 1), 0: (2, 1), 1: (1, 2)}
     matrices = [
         Matrix(str(i), m // halves[axis][0], n // halves[axis][1])
-        for i, ((m, n), axis) in enumerate(zip(shapes, axes, strict=True))
+        for i, ((m, n), axis) in enumerate(zip(SHAPES, axes, strict=True))
     ]
     column = chunked_layout(matrices, [-(-m.numel // 2) for m in matrices], 2)
     layout = tensor_parallel_layout([column] * 2, axes)
-    direction = torch.randn(layout.slice_size)
-    oracle = PolarExpress(dtype=torch.float32)
-
-    def swan(x: Tensor, across: RowShards) -> tuple[Tensor, Tensor]:
-        return swan_direction(x, oracle, across), x.new_ones(len(x))
-
-    for bucket in (1, 12 * 4 * 60_000, 2**29):
-        chosen = ExchangeSettings(exchange_bucket_size=bucket)
-        exchange = Exchange(make_plan(layout, oracle, chosen), dist.group.WORLD)
-        param = torch.zeros(layout.slice_size)
-        with LiveStorages() as live:
-            for updates in exchange(param, direction, swan):
-                torch._foreach_mul_(updates.directions, updates.scales.unbind())
-                torch._foreach_sub_(updates.parts_of(lambda param: param), updates.directions)
-        planned = exchange.plan.peak_bytes(dist.get_rank())
-        assert 0 < live.peak <= planned, (live.peak, planned, bucket)
-        assert param.all()
+    for bucket, live, planned in live_and_planned(layout):
+        assert 0 < live <= planned, (live, planned, bucket)
